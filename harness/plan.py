@@ -1,0 +1,280 @@
+"""Patterns -> runs -> groups: what there is to do, what is done already, and what shares a model pair and a data set."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from data import get_benchmark
+from data.benchmark import Benchmark
+from harness.config import REPOSITORY, ConfigReader, ModelSpec, RunConfig, local_folder, show
+from harness.errors import Problem, ProblemsError
+from harness.results import ResultsError, RunFolder, State, Status, canonical, conflict_message
+
+# How a run is executed, not what it computes: these may change between the two halves of a run.
+NOT_IN_FINGERPRINT = ("wandb", "batch_size")
+NOT_IN_FINGERPRINT_OF_MODELS = ("device",)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One leaf with its place under the output folder."""
+
+    name: str
+    config: RunConfig
+    folder: Path
+
+    @cached_property
+    def benchmark(self) -> Benchmark:
+        return get_benchmark(self.config.dataset["dataset_name"])
+
+    @cached_property
+    def identity(self) -> dict:
+        """What determines the samples, given the tokenizer."""
+        return self.benchmark.identity(self.config.dataset, self.config.protocol)
+
+    @cached_property
+    def basis(self) -> dict:
+        """All that determines the predictions: what the fingerprint is made from."""
+        tree: dict[str, Any] = {key: value for key, value in self.config.resolved.items() if key not in NOT_IN_FINGERPRINT}
+        for section in ("target_model", "draft_model"):
+            if section in tree:
+                model = {k: v for k, v in tree[section].items() if k not in NOT_IN_FINGERPRINT_OF_MODELS}
+                tree[section] = model | {"weights": weights_digest(local_folder(model["model_name_or_path"]))}
+        return tree | {"benchmark": self.identity}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits."""
+        return hashlib.sha256(canonical(self.basis).encode()).hexdigest()[:16]
+
+    @property
+    def data_key(self) -> tuple[str, str]:
+        """Runs with equal keys are given the same samples."""
+        return canonical(self.identity), self.config.tokenizer_spec.tokenizer_source
+
+    @property
+    def rows(self) -> int | None:
+        """How many samples the config asks for, where that is known before the data are read."""
+        return self.identity.get("num_samples", self.config.dataset.get("num_samples"))
+
+
+@dataclass
+class DataGroup:
+    """Runs of one model pair over one data set; the samples are rendered once for all of them."""
+
+    runs: list[Run] = field(default_factory=list)
+
+
+@dataclass
+class PairGroup:
+    """Runs of one model pair, which is loaded once for all of them."""
+
+    target: ModelSpec | None
+    draft: ModelSpec | None
+    data: list[DataGroup] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for group in self.data for run in group.runs]
+
+    @property
+    def label(self) -> str:
+        models = [f"{role} {spec.label}" for role, spec in (("target", self.target), ("draft", self.draft)) if spec]
+        spec = self.target or self.draft
+        return f"{', '.join(models)} ({spec.dtype}, {spec.attn_implementation})"
+
+
+@dataclass
+class Plan:
+    """A sweep: every run, how far it is, and the groups in which they are executed."""
+
+    runs: list[Run]
+    states: dict[str, State]
+    """By run name."""
+    groups: list[PairGroup]
+    limit: int | None
+    skipped: list[Path]
+    """Files that are only bases of others."""
+
+    def unfinished(self) -> list[Run]:
+        return [run for run in self.runs if self.states[run.name].status is not Status.DONE]
+
+    def samples_left(self, run: Run) -> int | None:
+        """Samples still to do, or None if that is known only once the data are read."""
+        state = self.states[run.name]
+        if state.status is Status.DONE:
+            return 0
+        counts = [n for n in (self.limit, run.rows) if n is not None]
+        return max(0, min(counts) - state.rows) if counts else None
+
+
+def make_plan(
+    patterns: Sequence[str],
+    overrides: Mapping[str, Any],
+    output: Path,
+    limit: int | None = None,
+    overwrite: bool = False,
+) -> Plan:
+    """Expand, read, check and group. Raises ProblemsError with everything that is wrong, before any model is touched."""
+    files, problems = expand(patterns)
+    reader = ConfigReader(overrides)
+    trees: dict[Path, dict] = {}
+    for path in files:
+        if path.name.startswith("_"):
+            continue
+        try:
+            trees[path] = reader.merged(path)
+        except ProblemsError as exc:
+            problems += exc.problems
+    leaves = [path for path, tree in trees.items() if not _only_a_base(path, tree, reader)]
+    runs: dict[str, Run] = {}
+    for path in leaves:
+        try:
+            config = reader.leaf(path)
+        except ProblemsError as exc:
+            problems += exc.problems
+            continue
+        name = run_name(path)
+        if name in runs:
+            other = show(runs[name].config.path)
+            problems.append(Problem(show(path), "", f"would share the results folder of {other}. Rename one of them"))
+        runs[name] = Run(name, config, output / name)
+    skipped = [path for path in files if path not in leaves]
+    if files and not leaves and not problems:
+        text = "no runs, only bases (files named _*.yaml, or without dataset: and sparse_config:). Name the leaves"
+        problems.append(Problem("--cfg", ", ".join(patterns), text))
+
+    states: dict[str, State] = {}
+    for name, run in runs.items():
+        try:
+            states[name] = State(Status.EMPTY) if overwrite else RunFolder(run.folder).state(run.fingerprint, limit, run.basis)
+        except ResultsError as exc:
+            where, _, text = str(exc).partition(": ")
+            problems.append(Problem(where, "", text))
+            continue
+        if states[name].status is Status.CONFLICT:
+            where, _, text = conflict_message(run.folder, states[name]).partition(": ")
+            problems.append(Problem(where, "", text))
+    if problems:
+        raise ProblemsError(problems)
+    return Plan(list(runs.values()), states, group(runs.values()), limit, skipped)
+
+
+def expand(patterns: Sequence[str]) -> tuple[list[Path], list[Problem]]:
+    """Files, folders (all the .yaml below) and globs (`**` and `{a,b}` too) -> files, in order, each once; and what matched nothing."""
+    found: dict[Path, None] = {}
+    problems = []
+    for pattern in patterns:
+        matches: list[Path] = []
+        for name in [pattern] if Path(pattern).exists() else _braces(pattern):
+            paths = [Path(name)] if Path(name).exists() else [Path(p) for p in sorted(glob.glob(name, recursive=True))]
+            for path in paths:
+                below = sorted(itertools.chain(path.rglob("*.yaml"), path.rglob("*.yml"))) if path.is_dir() else [path]
+                matches += [p for p in below if p.is_file() and p.suffix in (".yaml", ".yml")]
+        if not matches:
+            problems.append(Problem("--cfg", pattern, "matches no .yaml file. Check the path; it is relative to the working directory"))
+        found |= dict.fromkeys(path.resolve() for path in matches)
+    return list(found), problems
+
+
+def _braces(pattern: str) -> list[str]:
+    """`a/{b,c}/d` -> `a/b/d`, `a/c/d`, as a shell does with an unquoted pattern."""
+    match = re.search(r"\{([^{}]*,[^{}]*)\}", pattern)
+    if not match:
+        return [pattern]
+    return [
+        whole for choice in match[1].split(",") for whole in _braces(pattern[: match.start()] + choice + pattern[match.end() :])
+    ]
+
+
+def _only_a_base(path: Path, tree: Mapping[str, Any], reader: ConfigReader) -> bool:
+    """Whether a file is no run of its own. A leaf that has lost a section is a mistake to report, not a base."""
+    missing = [key for key in ("dataset", "sparse_config") if not tree.get(key)]
+    return len(missing) == 2 or (bool(missing) and path in reader.bases)
+
+
+def run_name(path: Path) -> str:
+    """The config's path below cfg/ (else below the working directory, else from the root), without its suffix."""
+    path = path.resolve()
+    for root in (Path.cwd() / "cfg", REPOSITORY / "cfg", Path.cwd()):
+        if path.is_relative_to(root):
+            relative = path.relative_to(root)
+            break
+    else:
+        relative = path.relative_to(path.anchor)
+    return "/".join(re.sub(r"[^\w.=+,-]", "_", part) for part in relative.with_suffix("").parts)
+
+
+def group(runs: Sequence[Run]) -> list[PairGroup]:
+    """Runs by model pair, then by data set, in order of first appearance. A run without a draft joins a pair with its target."""
+    pairs: dict[tuple, PairGroup] = {}
+    for run in runs:
+        if run.config.draft:
+            pairs.setdefault((run.config.target, run.config.draft), PairGroup(run.config.target, run.config.draft))
+    groups: dict[int, dict[tuple, DataGroup]] = {}
+    for run in runs:
+        config = run.config
+        if config.draft:
+            pair = pairs[config.target, config.draft]
+        else:
+            pair = next((p for p in pairs.values() if p.target == config.target), None)
+            pair = pair or pairs.setdefault((config.target, None), PairGroup(config.target, None))
+        data = groups.setdefault(id(pair), {})
+        if run.data_key not in data:
+            data[run.data_key] = DataGroup()
+            pair.data.append(data[run.data_key])
+        data[run.data_key].runs.append(run)
+    return list(pairs.values())
+
+
+@cache
+def weights_digest(folder: Path | None) -> str | None:
+    """Tells a retrained checkpoint from the one before at the same path: sizes, beginnings and ends of the weight files."""
+    if folder is None:
+        return None
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(1 << 20)
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(f"{path.name} {size}".encode() + head + file.read())
+    return digest.hexdigest()[:16]
+
+
+def describe(plan: Plan, listed: int = 40) -> str:
+    """What `--dry-run` prints: runs, groups, progress, and an estimate of the work left."""
+    count = {status: sum(s.status is status for s in plan.states.values()) for status in Status}
+    kept = sum(s.rows for s in plan.states.values() if s.status is Status.PARTIAL)
+    lines = [
+        f"{len(plan.runs)} runs: {count[Status.DONE]} done, {count[Status.PARTIAL]} partial ({kept} predictions kept), "
+        f"{count[Status.EMPTY]} to do" + (f"; {len(plan.skipped)} files are only bases" if plan.skipped else "")
+    ]
+    if plan.limit is not None:
+        lines.append(f"limit: the first {plan.limit} samples of each data set")
+    for pair in plan.groups:
+        lines.append(f"pair: {pair.label}: {len(pair.runs)} runs over {len(pair.data)} data sets")
+    samples = tokens = 0
+    unknown = 0
+    for run in plan.unfinished():
+        left = plan.samples_left(run)
+        if left is None:
+            unknown += 1
+            continue
+        samples += left
+        tokens += left * int(run.config.dataset.get("seq_len") or 0)
+    work = f"work left: {len(plan.unfinished())} runs, {samples:,} samples, up to {tokens:,} prompt tokens"
+    lines.append(work + (f" (and {unknown} runs whose number of samples is known once the data are read)" if unknown else ""))
+    if len(plan.runs) <= listed:
+        for run in plan.runs:
+            state = plan.states[run.name]
+            lines.append(f"  {run.name}: {state.status.value}" + (f", {state.rows} predictions" if state.rows else ""))
+    return "\n".join(lines)
