@@ -1,8 +1,8 @@
 """YAML files -> validated runs.
 
-A leaf holds `target_model`, `draft_model`, `dataset`, `sparse_config` (the published schema) and, optionally, `protocol`,
-`batch_size`, `wandb` and `base`: parent files, relative to the file, merged left to right, the child last. Nothing here
-imports torch: a thousand leaves are read and checked in seconds.
+A leaf holds `target_model`, `draft_model`, `dataset`, `sparse_config` (the published schema) and, optionally,
+`protocol`, `batch_size`, `wandb` and `base`: parent files, relative to the file, merged left to right, the child last.
+Nothing here imports torch: a thousand leaves are read and checked in seconds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ModelSpec:
 
     @property
     def source(self) -> str:
-        """What `from_pretrained` gets: a folder under the working directory or the repository if there is one, else the name."""
+        """What `from_pretrained` gets: a folder below the working directory or the repository, else the hub name."""
         return str(local_folder(self.model_name_or_path) or self.model_name_or_path)
 
     @property
@@ -86,7 +86,8 @@ class RunConfig:
     @property
     def reader(self) -> ModelSpec:
         """The model that answers: the target, or under `draft_only` the draft."""
-        return self.draft if self.sparse_type == "draft_only" else self.target  # validated: it is there
+        # validated: the one that answers is there
+        return self.draft if self.sparse_type == "draft_only" else self.target
 
     @property
     def helper(self) -> ModelSpec | None:
@@ -95,7 +96,7 @@ class RunConfig:
 
     @property
     def tokenizer_spec(self) -> ModelSpec:
-        """Whose tokenizer renders the data: the target's, so that `draft_only` answers the same prompts as the others."""
+        """Whose tokenizer renders the data: the target's, so that `draft_only` answers the same prompts."""
         return self.target or self.reader
 
 
@@ -127,7 +128,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):
                 if key in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", key_node.start_mark)
+                    problem = f"key {key!r} is written twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -201,7 +203,8 @@ class ConfigReader:
         """(merged tree, {dotted key: the file it comes from})."""
         if path in chain:
             names = " -> ".join(show(p) for p in (*chain[chain.index(path) :], path))
-            raise ProblemsError([Problem(show(chain[-1]), "base", f"the files stand on each other: {names}. Break the circle")])
+            text = f"the files stand on each other: {names}. Break the circle"
+            raise ProblemsError([Problem(show(chain[-1]), "base", text)])
         if path not in self._merged:
             raw = _load_mapping(path)
             parents = raw.pop("base", None) or []
@@ -213,7 +216,7 @@ class ConfigReader:
             for name in parents:
                 parent = (path.parent / name).resolve()
                 if not parent.is_file():
-                    text = f"no such file: {name} (looked for {show(parent)}; paths are relative to the file they stand in)"
+                    text = f"no such file: {name} (looked for {show(parent)}). It is relative to the file that names it"
                     raise ProblemsError([Problem(show(path), "base", text)])
                 self.bases.add(parent)
                 base_tree, base_origins = self._read(parent, (*chain, path))
@@ -240,8 +243,8 @@ def _load_mapping(path: Path) -> dict:
         raise ProblemsError([Problem(show(path), "", "is not UTF-8 text")]) from exc
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise ProblemsError([Problem(show(path), "", f"{where}not valid YAML: {getattr(exc, 'problem', exc)}")]) from exc
+        text = (f"line {mark.line + 1}: " if mark else "") + f"not valid YAML: {getattr(exc, 'problem', exc)}"
+        raise ProblemsError([Problem(show(path), "", text)]) from exc
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
@@ -281,7 +284,12 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
     problems: list[Problem] = []
 
     def add(key: str, text: str) -> None:
-        problems.append(Problem(_blame(path, key, text, origins), key, text))
+        problems.append(Problem(_blame(path, key, origins), key, text))
+
+    def add_error(section: str, exc: ValueError) -> None:
+        # the library and the benchmarks begin their messages with the key, `window_size: …`
+        match = re.match(r"([A-Za-z_][\w.]*): (.*)", str(exc), re.DOTALL)
+        add(*((f"{section}.{match[1]}", match[2]) if match else (section, str(exc))))
 
     protocol = tree.get("protocol", "official")
     if protocol not in PROTOCOLS:
@@ -292,8 +300,10 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
         add("batch_size", f"must be a whole number of at least 1, not {batch_size!r}")
     wandb = tree.get("wandb") or {}
     for key, value in wandb.items():
-        fits = isinstance(value, list) and all(isinstance(t, str) for t in value) if key == "tags" else isinstance(value, str)
-        if value is not None and not fits:
+        strings = value if isinstance(value, list) and key == "tags" else [value]
+        if value is not None and (
+            not all(isinstance(s, str) for s in strings) or (key == "tags") != (strings is value)
+        ):
             add(f"wandb.{key}", f"must be {'a list of strings' if key == 'tags' else 'a string'}, not {value!r}")
 
     dataset = tree.get("dataset")
@@ -305,7 +315,7 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
         try:
             get_benchmark(dataset["dataset_name"]).validate(dataset, protocol)
         except ValueError as exc:
-            add("dataset", str(exc))
+            add_error("dataset", exc)
 
     sparse = tree.get("sparse_config")
     method, sparse_type = None, None
@@ -318,13 +328,13 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
         try:
             method = config_from_dict({**sparse, "sparse_type": "full"} if sparse_type == "draft_only" else sparse)
         except ValueError as exc:
-            add("sparse_config", str(exc))
+            add_error("sparse_config", exc)
 
     draft_only = sparse_type == "draft_only"
     wanted = {"target_model": not draft_only, "draft_model": draft_only or (method is not None and method.needs_draft)}
     specs: dict[str, ModelSpec | None] = {"target_model": None, "draft_model": None}
     for section, required in wanted.items():
-        # an unused draft may stay in a shared base: it is dropped, so that it does not tell runs apart that are the same
+        # an unused draft may stay in a shared base: it is dropped, so that it cannot tell apart runs that are the same
         if required or (section == "target_model" and tree.get(section)):
             specs[section] = _model_spec(section, tree.get(section) or {}, str(sparse_type), add)
     if problems:
@@ -333,7 +343,7 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
     resolved = {section: dataclasses.asdict(spec) for section, spec in specs.items() if spec}
     resolved |= {
         "dataset": dataset,
-        "sparse_config": {"sparse_type": sparse_type} | {k: v for k, v in dataclasses.asdict(method).items() if k != "sparse_type"},
+        "sparse_config": method.to_dict() | {"sparse_type": sparse_type},
         "protocol": protocol,
         "batch_size": batch_size,
     }
@@ -353,15 +363,12 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
     )
 
 
-def _blame(path: Path, key: str, text: str, origins: Mapping[str, str]) -> str:
-    """The file (or `--set`) to blame for a problem: where the key is set that the message is about, else the leaf."""
-    if key in origins:
-        return origins[key]
-    words = set(re.findall(r"\w+", text.lower()))
-    for dotted, origin in origins.items():
-        if dotted.startswith(f"{key}.") and dotted.rpartition(".")[2].lower() in words and origin != show(path.resolve()):
-            return f"{show(path)} ({dotted} from {origin})"
-    return show(path)
+def _blame(path: Path, key: str, origins: Mapping[str, str]) -> str:
+    """The leaf that a problem is in and, where the key was set elsewhere (a base, `--set`), that place."""
+    leaf, origin = show(path.resolve()), origins.get(key)
+    if origin == "--set":
+        return origin
+    return leaf if origin in (None, leaf) else f"{origin} (base of {leaf})"
 
 
 def _model_spec(section: str, values: dict, sparse_type: str, add) -> ModelSpec | None:
@@ -372,7 +379,7 @@ def _model_spec(section: str, values: dict, sparse_type: str, add) -> ModelSpec 
         add(f"{section}.model_name_or_path", f"missing. {sparse_type} needs a {section.removesuffix('_model')} model")
         return None
     wrong = []
-    for key in ("model_name_or_path", "dtype", "attn_implementation", "device", "revision", "tokenizer"):
+    for key in (key for key in MODEL_KEYS if key != "trust_remote_code"):
         if key in clean and (not isinstance(clean[key], str) or not clean[key]):
             wrong.append((key, f"must be a string, not {clean[key]!r}"))
     if not isinstance(clean.get("trust_remote_code", False), bool):
@@ -387,7 +394,7 @@ def _model_spec(section: str, values: dict, sparse_type: str, add) -> ModelSpec 
             wrong.append(("device", f"{spec.device!r} is not one of auto, cpu, mps, cuda, cuda:N"))
         for key, path in (("model_name_or_path", spec.model_name_or_path), ("tokenizer", spec.tokenizer)):
             if path and not local_folder(path) and (path.count("/") > 1 or path.startswith((".", "/", "~"))):
-                wrong.append((key, f"no such folder: {path}. Give a folder with a model, or a hub name like owner/name"))
+                wrong.append((key, f"no such folder: {path}. Give a model's folder, or a hub name like owner/name"))
     for key, text in wrong:
         add(f"{section}.{key}", text)
     return None if wrong else spec

@@ -1,4 +1,4 @@
-"""Patterns -> runs -> groups: what there is to do, what is done already, and what shares a model pair and a data set."""
+"""Patterns -> runs -> groups: what there is to do, what is done, and what shares a model pair and a data set."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Run:
     @cached_property
     def basis(self) -> dict:
         """All that determines the predictions: what the fingerprint is made from."""
-        tree: dict[str, Any] = {key: value for key, value in self.config.resolved.items() if key not in NOT_IN_FINGERPRINT}
+        tree = {key: value for key, value in self.config.resolved.items() if key not in NOT_IN_FINGERPRINT}
         for section in ("target_model", "draft_model"):
             if section in tree:
                 model = {k: v for k, v in tree[section].items() if k not in NOT_IN_FINGERPRINT_OF_MODELS}
@@ -123,7 +123,7 @@ def make_plan(
     limit: int | None = None,
     overwrite: bool = False,
 ) -> Plan:
-    """Expand, read, check and group. Raises ProblemsError with everything that is wrong, before any model is touched."""
+    """Expand, read, check and group; no model is touched. Raises ProblemsError with everything that is wrong."""
     files, problems = expand(patterns)
     reader = ConfigReader(overrides)
     trees: dict[Path, dict] = {}
@@ -154,14 +154,18 @@ def make_plan(
 
     states: dict[str, State] = {}
     for name, run in runs.items():
+        states[name] = State(Status.EMPTY)
+        if overwrite:
+            continue
         try:
-            states[name] = State(Status.EMPTY) if overwrite else RunFolder(run.folder).state(run.fingerprint, limit, run.basis)
+            state = RunFolder(run.folder).state(run.fingerprint, limit, run.basis)
         except ResultsError as exc:
             where, _, text = str(exc).partition(": ")
             problems.append(Problem(where, "", text))
             continue
-        if states[name].status is Status.CONFLICT:
-            where, _, text = conflict_message(run.folder, states[name]).partition(": ")
+        states[name] = state
+        if state.status is Status.CONFLICT:
+            where, _, text = conflict_message(run.folder, state).partition(": ")
             problems.append(Problem(where, "", text))
     if problems:
         raise ProblemsError(problems)
@@ -169,7 +173,7 @@ def make_plan(
 
 
 def expand(patterns: Sequence[str]) -> tuple[list[Path], list[Problem]]:
-    """Files, folders (all the .yaml below) and globs (`**` and `{a,b}` too) -> files, in order, each once; and what matched nothing."""
+    """Files, folders (all the .yaml below) and globs (`**`, `{a,b}`) -> files in order, each once; what is wrong."""
     found: dict[Path, None] = {}
     problems = []
     for pattern in patterns:
@@ -180,7 +184,8 @@ def expand(patterns: Sequence[str]) -> tuple[list[Path], list[Problem]]:
                 below = sorted(itertools.chain(path.rglob("*.yaml"), path.rglob("*.yml"))) if path.is_dir() else [path]
                 matches += [p for p in below if p.is_file() and p.suffix in (".yaml", ".yml")]
         if not matches:
-            problems.append(Problem("--cfg", pattern, "matches no .yaml file. Check the path; it is relative to the working directory"))
+            text = "matches no .yaml file. Check the path; it is relative to the working directory"
+            problems.append(Problem("--cfg", pattern, text))
         found |= dict.fromkeys(path.resolve() for path in matches)
     return list(found), problems
 
@@ -190,9 +195,8 @@ def _braces(pattern: str) -> list[str]:
     match = re.search(r"\{([^{}]*,[^{}]*)\}", pattern)
     if not match:
         return [pattern]
-    return [
-        whole for choice in match[1].split(",") for whole in _braces(pattern[: match.start()] + choice + pattern[match.end() :])
-    ]
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return [whole for choice in match[1].split(",") for whole in _braces(before + choice + after)]
 
 
 def _only_a_base(path: Path, tree: Mapping[str, Any], reader: ConfigReader) -> bool:
@@ -214,7 +218,7 @@ def run_name(path: Path) -> str:
 
 
 def group(runs: Sequence[Run]) -> list[PairGroup]:
-    """Runs by model pair, then by data set, in order of first appearance. A run without a draft joins a pair with its target."""
+    """Runs by model pair, then by data set, in order of appearance. A run without a draft joins its target's pair."""
     pairs: dict[tuple, PairGroup] = {}
     for run in runs:
         if run.config.draft:
@@ -237,7 +241,7 @@ def group(runs: Sequence[Run]) -> list[PairGroup]:
 
 @cache
 def weights_digest(folder: Path | None) -> str | None:
-    """Tells a retrained checkpoint from the one before at the same path: sizes, beginnings and ends of the weight files."""
+    """Tells a retrained checkpoint from the one before at its path: sizes, beginnings and ends of the weight files."""
     if folder is None:
         return None
     digest = hashlib.sha256()
@@ -272,7 +276,8 @@ def describe(plan: Plan, listed: int = 40) -> str:
         samples += left
         tokens += left * int(run.config.dataset.get("seq_len") or 0)
     work = f"work left: {len(plan.unfinished())} runs, {samples:,} samples, up to {tokens:,} prompt tokens"
-    lines.append(work + (f" (and {unknown} runs whose number of samples is known once the data are read)" if unknown else ""))
+    more = f" (and {unknown} runs whose number of samples is known once their data are read)" if unknown else ""
+    lines.append(work + more)
     if len(plan.runs) <= listed:
         for run in plan.runs:
             state = plan.states[run.name]

@@ -9,9 +9,9 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
 from importlib import metadata
@@ -23,7 +23,8 @@ import yaml
 from harness.config import REPOSITORY, flatten
 from harness.errors import UserError
 
-CONFIG, PREDICTIONS, METRICS, ENVIRONMENT, LOCK = "config.yaml", "predictions.jsonl", "metrics.json", "environment.json", ".lock"
+CONFIG, PREDICTIONS, METRICS, ENVIRONMENT = "config.yaml", "predictions.jsonl", "metrics.json", "environment.json"
+LOCK = ".lock"
 
 
 class ResultsError(UserError):
@@ -74,8 +75,8 @@ class RunFolder:
         except OSError as exc:
             raise ResultsError(f"{path}: cannot be read: {exc.strerror}") from exc
         rows: dict[int, dict] = {}
+        remedy = "Delete that line (its sample is then done again), or rerun with --overwrite to start the run afresh"
         for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
-            remedy = "Delete that line (its sample is then done again), or rerun with --overwrite to start the run afresh"
             try:
                 row = json.loads(line)
                 index = row["index"]
@@ -135,7 +136,14 @@ class RunWriter(RunFolder):
     so no index ever stands twice in the file.
     """
 
-    def __init__(self, path: Path, fingerprint: str, resolved: Mapping[str, Any], basis: Mapping[str, Any], overwrite: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        fingerprint: str,
+        resolved: Mapping[str, Any],
+        basis: Mapping[str, Any],
+        overwrite: bool = False,
+    ):
         super().__init__(path)
         self.fingerprint = fingerprint
         self.good: dict[int, dict] = {}
@@ -251,8 +259,10 @@ def _storage_error(path: Path, exc: OSError) -> StorageError:
 
 
 def _lock(path: Path) -> int:
-    """Take the folder's lock, returning its file descriptor. The kernel frees it when the process dies, however it dies,
-    so a lock file left behind by a killed process is no obstacle. Raises ResultsError if another process holds it."""
+    """Take the folder's lock and return its file descriptor. Raises ResultsError if another process holds it.
+
+    The kernel frees the lock when its process dies, however it dies: a file left behind by a killed one is no obstacle.
+    """
     while True:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -263,10 +273,9 @@ def _lock(path: Path) -> int:
         except BlockingIOError as exc:
             owner = os.read(fd, 200).decode(errors="replace").strip() or "unknown"
             os.close(fd)
-            raise ResultsError(
-                f"{path.parent}: another process ({owner}) is writing this run. Wait for it or stop it, or use --output DIR"
-            ) from exc
-        # the holder before may have deleted the file between our open and our lock: then we hold a file that nobody sees
+            remedy = "Wait for it or stop it, or use --output DIR"
+            raise ResultsError(f"{path.parent}: another process ({owner}) is writing this run. {remedy}") from exc
+        # the holder before may have deleted the file between our open and our lock: then nobody else sees what we hold
         if path.exists() and os.stat(path).st_ino == os.fstat(fd).st_ino:
             os.ftruncate(fd, 0)
             os.write(fd, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -277,28 +286,25 @@ def _lock(path: Path) -> int:
 @cache
 def session_record() -> dict:
     """What produced the rows of this invocation: versions, device, commit, command, start time (UTC)."""
-    record = {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "python": platform.python_version(),
-        "platform": platform.platform(),
         **{name: _version(name) for name in ("draft_approx_llm", "torch", "transformers", "tokenizers", "numpy")},
+        "platform": platform.platform(),
+        "devices": gpus or [f"cpu, {torch.get_num_threads()} threads"],
         **_git(),
     }
-    if "torch" in sys.modules:
-        torch = sys.modules["torch"]
-        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        record |= {"devices": gpus or [platform.processor() or platform.machine()], "cuda": torch.version.cuda}
-        record["threads"] = torch.get_num_threads()
-    return record
 
 
 def _version(name: str) -> str | None:
-    module = sys.modules.get(name)
     try:
         return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return getattr(module, "__version__", None)
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return getattr(sys.modules.get(name), "__version__", None)
 
 
 def _git() -> dict:
@@ -306,15 +312,11 @@ def _git() -> dict:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, timeout=20, check=True)
+            command = ["git", "-C", str(REPOSITORY), *words]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()
 
     changes = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
-
-
-def complete_rows(rows: Sequence[dict], limit: int | None) -> list[dict]:
-    """The good rows among the first `limit` samples (None: all)."""
-    return [row for row in rows if row["error"] is None and (limit is None or row["index"] < limit)]

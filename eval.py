@@ -1,0 +1,92 @@
+"""Run experiments: python eval.py --cfg cfg/demo
+
+Expands YAML files into runs, groups them by model pair and data set, keeps every prediction under results/, and ends with
+a table. Stop it at any time: the same command goes on where it stopped. See results/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness.config import parse_overrides
+from harness.errors import UserError
+from harness.plan import Plan, describe, make_plan
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, plan, run, summarise. Returns the exit code: 0 all done, 1 some run failed, 2 bad input, 130 interrupted."""
+    args = parse(argv)
+    try:
+        plan = make_plan(args.cfg, parse_overrides(args.set), args.output, args.limit, args.overwrite)
+    except UserError as exc:
+        print(exc, file=sys.stderr)
+        return EXIT_USAGE
+    print(describe(plan))
+    if args.dry_run:
+        return 0
+    try:
+        return execute(plan, args)
+    except UserError as exc:
+        print(exc, file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print(
+            f"\ninterrupted; finished predictions are in {args.output}/. Run the same command to go on", file=sys.stderr
+        )
+        return EXIT_INTERRUPTED
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cfg", nargs="+", required=True, help="YAML files, folders or globs (quoted or not)")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override, for all runs"
+    )
+    parser.add_argument("--limit", type=positive, help="only the first N samples of each data set")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; loads no model")
+    parser.add_argument("--overwrite", action="store_true", help="start the runs afresh, replacing their results")
+    parser.add_argument("--no_log", action="store_true", help="do not track the runs (tracking is not there yet)")
+    parser.add_argument("--output", type=Path, default=Path("results"), help="where results go (default: results/)")
+    return parser.parse_args(argv)
+
+
+def positive(text: str) -> int:
+    """argparse type: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
+    return int(text)
+
+
+def execute(plan: Plan, args: argparse.Namespace) -> int:
+    """Run what is not done, then the summary. Raises UserError."""
+    failures: dict[str, str] = {}
+    if plan.unfinished():
+        # torch takes seconds to import: not before the plan stands
+        from harness.models import ModelPool
+        from harness.runner import Runner, preflight
+
+        pool = ModelPool()
+        try:
+            preflight(plan, pool)
+        except UserError as exc:
+            print(exc, file=sys.stderr)
+            return EXIT_USAGE
+        failures = Runner(plan, pool, args.overwrite).run().failures
+    else:
+        print("everything is done already; nothing to run")
+    from harness.summary import summarise
+
+    text, path = summarise(plan, args.output, failures)
+    print(f"\n{text}\n\nwritten to {path}")
+    for name, why in failures.items():
+        print(f"{args.output / name}: {why}", file=sys.stderr)
+    return EXIT_FAILED if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Rows of predictions -> the numbers of a run, each score with its uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+import numpy as np
+
+from data.benchmark import PROTOCOLS
+
+RESAMPLES = 2000
+SEED = 0
+
+
+def interval(*strata: Sequence[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of the strata's means, resampling within each stratum.
+
+    Each stratum is a task's scores; one stratum gives the interval of its mean. Seeded: same scores, same interval.
+    """
+    rng = np.random.default_rng(SEED)
+    means = np.zeros(RESAMPLES)
+    for scores in strata:
+        values = np.asarray(scores, dtype=np.float64)
+        means += values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1) / len(strata)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def costs(rows: Sequence[Mapping]) -> dict[str, float]:
+    """What the answers cost, in tokens, bytes and seconds: means over samples (`peak_cache_bytes`: the maximum)."""
+    stats = [row["stats"] for row in rows]
+    names = ("prompt_tokens", "read_tokens", "kept_tokens", "lookahead_tokens", "cache_bytes", "draft_cache_bytes")
+    result = {"kept_fraction": fmean(s["kept_tokens"] / s["prompt_tokens"] for s in stats)}
+    result |= {name: fmean(s[name] for s in stats) for name in names}
+    result["peak_cache_bytes"] = max(s["peak_cache_bytes"] for s in stats)
+    result["new_tokens"] = fmean(row["new_tokens"] for row in rows)
+    for phase in ("draft", "prefill", "decode"):
+        result[f"{phase}_seconds"] = fmean(row["seconds"][phase] for row in rows)
+    return result
+
+
+def run_metrics(rows: Sequence[Mapping], protocol: str, whole: bool, full_size: int | None) -> dict:
+    """What metrics.json holds besides the fingerprint.
+
+    `whole`: these are all the samples that the config asks for; `full_size`: how many the published data set has.
+    """
+    subset = subset_label(len(rows), whole, full_size)
+    result: dict = {"protocol": protocol, "n": len(rows), "whole": whole, "subset": subset}
+    for key, name in (("score", protocol), *((f"score_{p}", p) for p in PROTOCOLS)):
+        scores = [row[f"score_{name}"] for row in rows]
+        result[key] = round(fmean(scores), 2)
+        result[f"{key}_interval"] = [round(bound, 2) for bound in interval(scores)]
+    return result | costs(rows)
+
+
+def subset_label(n: int, whole: bool, full_size: int | None) -> str | None:
+    """`first 5 of 500`, or None where nothing is left out."""
+    if full_size is not None:
+        return f"first {n} of {full_size}" if n < full_size else None
+    return None if whole else f"first {n}"

@@ -1,0 +1,188 @@
+"""Models and tokenizers: loaded once, shared by all the runs of a pair, and asked for answers."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from data.benchmark import Sample
+from harness.config import ModelSpec, RunConfig
+from harness.errors import UserError
+
+
+class ModelError(UserError):
+    """A model or a tokenizer cannot be loaded or cannot be used."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to one sample, and what it cost."""
+
+    text: str
+    new_tokens: int
+    stats: dict[str, float]
+    """The library's per-prompt figures: prompt_tokens, kept_tokens, cache_bytes, …"""
+    seconds: dict[str, float]
+    """draft, prefill, decode; a batch's time is shared out evenly among its rows."""
+
+
+class ModelPool:
+    """Loads what is asked for, once, and lets go of what the current group does not need."""
+
+    def __init__(self) -> None:
+        self._tokenizers: dict[ModelSpec, Any] = {}
+        self._configs: dict[ModelSpec, Any] = {}
+        self._models: dict[ModelSpec, Any] = {}
+
+    def tokenizer(self, spec: ModelSpec) -> Any:
+        """The tokenizer of a model. Raises ModelError."""
+        if spec not in self._tokenizers:
+            from transformers import AutoTokenizer
+
+            # a tokenizer of its own has its own history: the model's revision says nothing about it
+            revision = spec.revision if spec.tokenizer is None else None
+            with _readable(f"the tokenizer {spec.tokenizer_source}"):
+                self._tokenizers[spec] = AutoTokenizer.from_pretrained(
+                    spec.tokenizer_source, revision=revision, trust_remote_code=spec.trust_remote_code
+                )
+        return self._tokenizers[spec]
+
+    def positions(self, spec: ModelSpec) -> int | None:
+        """How many tokens the model has positions for, by its config; None if it does not say. Raises ModelError."""
+        if spec not in self._configs:
+            from transformers import AutoConfig
+
+            with _readable(f"the config of {spec.source}"):
+                self._configs[spec] = AutoConfig.from_pretrained(
+                    spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+                )
+        config = self._configs[spec].get_text_config()
+        return getattr(config, "max_position_embeddings", None)
+
+    def model(self, spec: ModelSpec) -> Any:
+        """The model, on its device, in evaluation mode. Raises ModelError."""
+        if spec not in self._models:
+            import torch
+            from transformers import AutoModelForCausalLM
+
+            device = spec.device
+            if device == "auto":
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+            with _readable(f"the model {spec.source}"):
+                model = AutoModelForCausalLM.from_pretrained(
+                    spec.source,
+                    revision=spec.revision,
+                    trust_remote_code=spec.trust_remote_code,
+                    dtype=spec.dtype,
+                    attn_implementation=spec.attn_implementation,
+                )
+                self._models[spec] = model.to(device).eval()
+        return self._models[spec]
+
+    def retain(self, specs: Sequence[ModelSpec | None]) -> None:
+        """Free every model that is not among `specs`."""
+        unwanted = [spec for spec in self._models if spec not in specs]
+        for spec in unwanted:
+            del self._models[spec]
+        if unwanted:
+            free_memory()
+
+    def check_pair(self, target: ModelSpec | None, draft: ModelSpec | None) -> None:
+        """Both tokenizers load and agree. Raises ModelError."""
+        tokenizers = [self.tokenizer(spec) for spec in (target, draft) if spec]
+        if len(tokenizers) == 2:
+            from draft_approx_llm import check_same_tokenizer
+
+            try:
+                check_same_tokenizer(*tokenizers)
+            except ValueError as exc:
+                raise ModelError(f"{draft.label} cannot be a draft for {target.label}: {exc}") from exc
+
+    @contextmanager
+    def patched(self, config: RunConfig) -> Iterator[Answerer]:
+        """The run's method on its models, ready to answer; then the models are as they were. Raises ModelError."""
+        from draft_approx_llm import check_supported, patch_model, unpatch_model
+
+        reader = self.model(config.reader)
+        helper = self.model(config.helper) if config.helper else None
+        for model in filter(None, (reader, helper)):
+            try:
+                check_supported(model)
+            except ValueError as exc:
+                raise ModelError(str(exc)) from exc
+        try:
+            patch_model(reader, helper, config.method)
+        except (
+            ValueError
+        ) as exc:  # settings that do not fit these models, such as a first layer the draft does not have
+            raise ModelError(str(exc)) from exc
+        try:
+            yield Answerer(reader, self.tokenizer(config.tokenizer_spec))
+        finally:
+            unpatch_model(reader)
+
+
+class Answerer:
+    """Turns prompts into answers with one patched model."""
+
+    def __init__(self, model: Any, tokenizer: Any):
+        self.model, self.tokenizer = model, tokenizer
+        stops = model.generation_config.eos_token_id
+        stops = tokenizer.eos_token_id if stops is None else stops
+        self.stops: list[int] = [] if stops is None else list(stops) if isinstance(stops, list) else [stops]
+        pad = tokenizer.pad_token_id
+        self.pad: int = pad if pad is not None else self.stops[0] if self.stops else 0
+
+    def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
+        """Greedy answers to token ids, one list a prompt, as one left-padded batch."""
+        import torch
+
+        longest = max(map(len, prompts))
+        ids = torch.full((len(prompts), longest), self.pad, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.as_tensor(prompt, dtype=torch.long)
+            mask[row, longest - len(prompt) :] = 1
+        out = self.model.generate(
+            input_ids=ids.to(self.model.device),
+            attention_mask=mask.to(self.model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            return_dict_in_generate=True,
+            pad_token_id=self.pad,
+            eos_token_id=self.stops or None,
+        )
+        seconds = {phase: value / len(prompts) for phase, value in out.timings.items()}
+        answers = []
+        for row, stats in zip(out.output_ids.tolist(), out.stats, strict=True):
+            # what follows the first stop is padding
+            end = next((at + 1 for at, token in enumerate(row) if token in self.stops), len(row))
+            text = self.tokenizer.decode(row[:end], skip_special_tokens=True)
+            answers.append(Answer(text, end, dict(stats), seconds))
+        return answers
+
+
+def encode(tokenizer: Any, sample: Sample) -> list[int]:
+    """A sample's prompt as token ids."""
+    return tokenizer(sample.prompt, add_special_tokens=sample.add_special_tokens)["input_ids"]
+
+
+def free_memory() -> None:
+    """Give back what deleted models and failed batches held."""
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Any failure to load, as a message that names what could not be loaded."""
+    try:
+        yield
+    except Exception as exc:  # transformers and the hub raise many kinds
+        raise ModelError(f"{what} cannot be loaded: {type(exc).__name__}: {exc}") from exc

@@ -1,0 +1,238 @@
+"""The end of a sweep: method x budget against task, and what each method costs, for the terminal and as Markdown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from harness.config import flatten
+from harness.metrics import costs, interval, subset_label
+from harness.plan import Plan, Run
+from harness.results import RunFolder, Status, write_atomically
+from harness.runner import full_size
+
+CONTROLS = ("full", "draft_only")
+# names for narrow columns; a task without one is shown in full
+SHORT_TASKS = {
+    "niah_single_1": "sngl1",
+    "niah_single_2": "sngl2",
+    "niah_single_3": "sngl3",
+    "niah_multikey_1": "mkey1",
+    "niah_multikey_2": "mkey2",
+    "niah_multikey_3": "mkey3",
+    "niah_multivalue": "mval",
+    "niah_multiquery": "mqry",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run, reduced to what the tables need."""
+
+    benchmark: str
+    protocol: str
+    task: str
+    pair: str
+    seq_len: str
+    method: str
+    budget: tuple[int, ...]
+    options: tuple[tuple[str, str], ...]
+    """All of the configuration, to tell apart runs that would share a cell."""
+    scores: tuple[float, ...]
+    costs: Mapping[str, float]
+    subset: str | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a method at a budget."""
+
+    pair: str
+    seq_len: str
+    method: str
+    budget: tuple[int, ...]
+    variant: str
+    cells: Mapping[str, Result]
+    """By task."""
+
+    @property
+    def label(self) -> str:
+        return self.method + (f" {self.variant}" if self.variant else "")
+
+    @property
+    def budget_label(self) -> str:
+        return " > ".join(map(str, self.budget)) or "all"
+
+    def average(self, tasks: Sequence[str]) -> str:
+        """Mean over tasks with its interval; blank unless every task is there."""
+        if any(task not in self.cells for task in tasks):
+            return ""
+        scores = [self.cells[task].scores for task in tasks]
+        low, high = interval(*scores)
+        return f"{fmean(map(fmean, scores)):.1f} [{low:.1f}, {high:.1f}]"
+
+    def cost(self, name: str) -> float:
+        """Mean over the tasks that are there."""
+        return fmean(cell.costs[name] for cell in self.cells.values())
+
+
+@dataclass(frozen=True)
+class Table:
+    """A header and lines of cells, all text."""
+
+    header: list[str]
+    lines: list[list[str]]
+
+    def text(self) -> str:
+        """Aligned columns: the first is left-aligned, the others right."""
+        rows = [self.header, *self.lines]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(self.header))]
+        aligned = [
+            "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        return "\n".join([aligned[0], "-" * len(aligned[0]), *aligned[1:]])
+
+    def markdown(self) -> str:
+        """A Markdown table."""
+        rules = ["---", *["---:"] * (len(self.header) - 1)]
+        rows = [self.header, rules, *self.lines]
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def summarise(plan: Plan, output: Path, failures: Mapping[str, str]) -> tuple[str, Path]:
+    """Tables over all of the plan's finished runs: (text for the terminal, path of the Markdown file that was written)."""
+    results, missing = [], []
+    for run in plan.runs:
+        result = read_result(run, plan.limit)
+        if result:
+            results.append(result)
+        else:
+            missing.append(f"{run.name}: {failures.get(run.name, 'not finished')}")
+    prefix = os.path.commonpath([os.path.dirname(run.name) for run in plan.runs])
+    text, markdown = [], [f"# Summary of {prefix or 'the sweep'}"]
+    for key in sorted({(r.benchmark, r.protocol) for r in results}):
+        members = [r for r in results if (r.benchmark, r.protocol) == key]
+        for parts, wide in ((text, False), (markdown, True)):
+            parts += _section(*key, members, wide)
+    if missing:
+        text.append(f"Missing, and blank above: {len(missing)} runs\n" + "\n".join(f"  {line}" for line in missing))
+        markdown.append(
+            f"Missing, and blank above: {len(missing)} runs\n\n" + "\n".join(f"- {line}" for line in missing)
+        )
+    path = output / prefix / "summary.md"
+    write_atomically(path, "\n\n".join(markdown) + "\n")
+    return "\n\n".join(text), path
+
+
+def read_result(run: Run, limit: int | None) -> Result | None:
+    """A run's first `limit` samples (None: all) from its folder, or None if they are not all there. Raises ResultsError."""
+    folder = RunFolder(run.folder)
+    if folder.state(run.fingerprint, limit, run.basis).status is not Status.DONE:
+        return None
+    rows = [row for row in folder.rows() if row["error"] is None][:limit]
+    config = run.config
+    whole = folder.metrics()["whole"] and len(rows) == folder.metrics()["n"]
+    models = {"target": config.target, "draft": config.draft}
+    options = flatten({k: v for k, v in config.resolved.items() if k not in ("wandb", "batch_size")})
+    return Result(
+        benchmark=config.dataset["dataset_name"],
+        protocol=config.protocol,
+        task=str(config.dataset.get("task", config.dataset["dataset_name"])),
+        pair=(models["target"] or models["draft"]).label,
+        seq_len=str(config.dataset.get("seq_len", "")),
+        method=config.sparse_type,
+        budget=tuple(v for k, v in options.items() if k.rpartition(".")[2] == "max_capacity_prompt" and v is not None),
+        options=tuple((key.partition(".")[2] or key, str(value)) for key, value in options.items()),
+        scores=tuple(row[f"score_{config.protocol}"] for row in rows),
+        costs=costs(rows),
+        subset=subset_label(len(rows), whole, full_size(run)),
+    )
+
+
+def make_rows(results: Sequence[Result]) -> list[Row]:
+    """Results -> lines: by pair, length, method (controls first) and budget. Runs that would share a cell get lines of
+    their own, labelled with the options in which they differ."""
+    lines: dict[tuple, dict[str, list[Result]]] = {}
+    for result in results:
+        line = lines.setdefault((result.pair, result.seq_len, result.method, result.budget), {})
+        line.setdefault(result.task, []).append(result)
+    rows = []
+    for key, cells in lines.items():
+        varying = sorted({name for same in cells.values() for name in _varying(same)})
+        variants: dict[str, dict[str, Result]] = {}
+        for task, same in cells.items():
+            for result in same:
+                label = ", ".join(f"{n}={v}" for n, v in result.options if n in varying)
+                variants.setdefault(label, {})[task] = result
+        rows += [Row(*key, variant, found) for variant, found in variants.items()]
+
+    def order(row: Row) -> tuple:
+        control = CONTROLS.index(row.method) if row.method in CONTROLS else len(CONTROLS)
+        return row.pair, len(row.seq_len), row.seq_len, control, row.method, row.budget, row.variant
+
+    return sorted(rows, key=order)
+
+
+def _varying(results: Sequence[Result]) -> set[str]:
+    seen = [dict(r.options) for r in results]
+    return {name for options in seen for name in options if len({o.get(name) for o in seen}) > 1}
+
+
+def _section(benchmark: str, protocol: str, results: Sequence[Result], wide: bool) -> list[str]:
+    """The caption and both tables of one benchmark, as Markdown if `wide`, else for the terminal."""
+    rows = make_rows(results)
+    tasks = list(dict.fromkeys(r.task for r in results))
+    counts = {len(r.scores) for r in results}
+    each = len(counts) > 1
+    leading = [("pair", "pair"), ("length", "seq_len")]
+    shared = {name: getattr(rows[0], name) for _, name in leading if len({getattr(row, name) for row in rows}) == 1}
+    leading = [(title, name) for title, name in leading if name not in shared]
+    head = ["method", "budget", *(title for title, _ in leading)]
+
+    def start(row: Row) -> list[str]:
+        return [row.label, row.budget_label, *(getattr(row, name) for _, name in leading)]
+
+    def cell(row: Row, task: str) -> str:
+        result = row.cells.get(task)
+        return "" if result is None else f"{fmean(result.scores):.1f}" + (f" ({len(result.scores)})" if each else "")
+
+    names = [task if wide else SHORT_TASKS.get(task, task) for task in tasks]
+    scores = Table(
+        [*head, *names, "average"],
+        [[*start(row), *(cell(row, task) for task in tasks), row.average(tasks)] for row in rows],
+    )
+    cost_columns = {
+        "kept": lambda row: f"{row.cost('kept_fraction'):.3f}",
+        "prompt tok": lambda row: f"{row.cost('prompt_tokens'):.0f}",
+        "kept tok": lambda row: f"{row.cost('kept_tokens'):.0f}",
+        "cache KiB": lambda row: f"{row.cost('cache_bytes') / 1024:.0f}",
+        "peak KiB": lambda row: f"{row.cost('peak_cache_bytes') / 1024:.0f}",
+        "draft KiB": lambda row: f"{row.cost('draft_cache_bytes') / 1024:.0f}",
+        "draft s": lambda row: f"{row.cost('draft_seconds'):.3f}",
+        "prefill s": lambda row: f"{row.cost('prefill_seconds'):.3f}",
+        "decode s": lambda row: f"{row.cost('decode_seconds'):.3f}",
+    }
+    spent = Table(
+        [*head, *cost_columns], [[*start(row), *(show(row) for show in cost_columns.values())] for row in rows]
+    )
+    subsets = sorted({r.subset for r in results if r.subset})
+    n = f"n = {counts.pop()} samples per cell" if not each else "n in brackets"
+    what = ", ".join(
+        [benchmark, *([f"length {shared['seq_len']}"] if shared.get("seq_len") else []), f"protocol {protocol}"]
+    )
+    caption = (
+        f"{what}: mean score, {n}"
+        + (f" ({'; '.join(subsets)})" if subsets else "")
+        + f". average: over the {len(tasks)} tasks, with its 95 % bootstrap interval (samples drawn within each task)."
+        + (f" Target: {shared['pair']}." if shared.get("pair") else "")
+    )
+    cost_caption = "Means per sample over the same tasks; kept: KV entries per head / prompt tokens; KiB of KV cache."
+    if wide:
+        return [caption, scores.markdown(), cost_caption, spent.markdown()]
+    return [caption + "\n\n" + scores.text(), cost_caption + "\n\n" + spent.text()]
