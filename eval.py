@@ -1,7 +1,7 @@
 """Run experiments: python eval.py --cfg cfg/demo
 
-Expands YAML files into runs, groups them by model pair and data set, keeps every prediction under results/, and ends with
-a table. Stop it at any time: the same command goes on where it stopped. See results/README.md.
+Expands YAML files into runs, groups them by model pair and data set, keeps every prediction under results/, and ends
+with a table. Stop it at any time: the same command goes on where it stopped. See results/README.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, plan, run, summarise. Returns the exit code: 0 all done, 1 some run failed, 2 bad input, 130 interrupted."""
+    """Parse, plan, run, summarise. Returns 0 (all done), 1 (some run failed), 2 (bad input) or 130 (interrupted)."""
     args = parse(argv)
     try:
         plan = make_plan(args.cfg, parse_overrides(args.set), args.output, args.limit, args.overwrite)
@@ -34,9 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         print(exc, file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print(
-            f"\ninterrupted; finished predictions are in {args.output}/. Run the same command to go on", file=sys.stderr
-        )
+        again = "Run the same command" + (" without --overwrite" if args.overwrite else "") + " to go on"
+        print(f"\ninterrupted; what was predicted is in {args.output}/. {again}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

@@ -65,6 +65,12 @@ class Run:
         """How many samples the config asks for, where that is known before the data are read."""
         return self.identity.get("num_samples", self.config.dataset.get("num_samples"))
 
+    @property
+    def full_size(self) -> int | None:
+        """Rows of the published data set, where the benchmark says; a mean over fewer is labelled."""
+        size = getattr(self.benchmark, "full_size", None)
+        return size(self.config.dataset) if size else self.rows
+
 
 @dataclass
 class DataGroup:

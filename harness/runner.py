@@ -121,7 +121,7 @@ class Runner:
                     self._generate(run, missing, data, writer)
                 rows = [writer.good[s.index] for s in data.samples if s.index in writer.good]
                 if len(rows) == len(data.samples):
-                    writer.finish(run_metrics(rows, run.config.protocol, data.whole, full_size(run)))
+                    writer.finish(run_metrics(rows, run.config.protocol, data.whole, run.full_size))
                     self.report.finished.append(run.name)
                 else:
                     errors = [row["error"] for row in writer.failed.values()]
@@ -182,8 +182,8 @@ class Runner:
                 if positions and tokens + sample.max_new_tokens > positions:
                     option = "dataset.seq_len" if "seq_len" in run.config.dataset else "the dataset's length option"
                     return (
-                        f"sample {sample.index} has {tokens} prompt tokens and {sample.max_new_tokens} to generate, more "
-                        f"than the {positions} positions of {spec.label}. Lower {option}, or take another model"
+                        f"sample {sample.index} has {tokens} prompt tokens and {sample.max_new_tokens} to generate, "
+                        f"more than the {positions} positions of {spec.label}. Lower {option}, or take another model"
                     )
         return None
 
@@ -202,12 +202,6 @@ def batches(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
         else:
             result.append([sample])
     return result
-
-
-def full_size(run: Run) -> int | None:
-    """Rows of the published data set, where the benchmark says; a mean over fewer is labelled."""
-    size = getattr(run.benchmark, "full_size", None)
-    return size(run.config.dataset) if size else run.rows
 
 
 def _readers_of_prompt(run: Run) -> list[ModelSpec]:

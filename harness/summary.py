@@ -12,7 +12,6 @@ from harness.config import flatten
 from harness.metrics import costs, interval, subset_label
 from harness.plan import Plan, Run
 from harness.results import RunFolder, Status, write_atomically
-from harness.runner import full_size
 
 CONTROLS = ("full", "draft_only")
 # names for narrow columns; a task without one is shown in full
@@ -106,7 +105,7 @@ class Table:
 
 
 def summarise(plan: Plan, output: Path, failures: Mapping[str, str]) -> tuple[str, Path]:
-    """Tables over all of the plan's finished runs: (text for the terminal, path of the Markdown file that was written)."""
+    """Tables over the plan's finished runs: (text for the terminal, the Markdown file that was written)."""
     results, missing = [], []
     for run in plan.runs:
         result = read_result(run, plan.limit)
@@ -131,7 +130,7 @@ def summarise(plan: Plan, output: Path, failures: Mapping[str, str]) -> tuple[st
 
 
 def read_result(run: Run, limit: int | None) -> Result | None:
-    """A run's first `limit` samples (None: all) from its folder, or None if they are not all there. Raises ResultsError."""
+    """A run's first `limit` samples (None: all), or None if they are not all there. Raises ResultsError."""
     folder = RunFolder(run.folder)
     if folder.state(run.fingerprint, limit, run.basis).status is not Status.DONE:
         return None
@@ -151,7 +150,7 @@ def read_result(run: Run, limit: int | None) -> Result | None:
         options=tuple((key.partition(".")[2] or key, str(value)) for key, value in options.items()),
         scores=tuple(row[f"score_{config.protocol}"] for row in rows),
         costs=costs(rows),
-        subset=subset_label(len(rows), whole, full_size(run)),
+        subset=subset_label(len(rows), whole, run.full_size),
     )
 
 

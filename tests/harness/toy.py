@@ -1,0 +1,130 @@
+"""Stand-ins for what is slow: a benchmark of a few short prompts, and a pool whose models answer by rule.
+
+Run as a script it is eval.py with these in place: `python tests/harness/toy.py --cfg …`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import types
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import data
+from data.benchmark import Sample
+from harness.models import Answer
+
+ROWS = 8
+KEYS = ("dataset_name", "task", "seq_len", "num_samples")
+LEAF = {
+    "target_model": {"model_name_or_path": "toy/target"},
+    "draft_model": {"model_name_or_path": "toy/draft"},
+    "dataset": {"dataset_name": "toy", "task": "add", "num_samples": ROWS},
+    "sparse_config": {"sparse_type": "speckv", "max_capacity_prompt": 64, "window_size": 16},
+}
+
+
+class ToyBenchmark:
+    """`num_samples` prompts "<task> <i>" whose answer is `i`."""
+
+    name = "toy"
+
+    def __init__(self):
+        self.loads: list[str] = []
+
+    def validate(self, dataset: dict, protocol: str) -> None:
+        for key in dataset:
+            if key not in KEYS:
+                raise ValueError(f"{key}: unknown key. Valid: {', '.join(KEYS)}")
+        if dataset.get("task") not in ("add", "sub"):
+            raise ValueError(f"task: {dataset.get('task')!r} is not one of add, sub")
+
+    def identity(self, dataset: dict, protocol: str) -> dict:
+        return {**dataset, "version": 1}
+
+    def full_size(self, dataset: dict) -> int:
+        return 500
+
+    def load(self, dataset: dict, tokenizer, protocol: str, limit: int | None = None) -> list[Sample]:
+        self.loads.append(dataset["task"])
+        count = dataset.get("num_samples", ROWS)
+        return [
+            Sample(i, f"{dataset['task']} {i}", (str(i),), max_new_tokens=4 + i % 2, add_special_tokens=True, meta={})
+            for i in range(count)
+        ][:limit]
+
+    def score(self, sample: Sample, prediction: str) -> dict[str, float]:
+        right = prediction == sample.references[0]
+        return {"official": 100.0 * right, "paper": 50.0 * right}
+
+
+class ToyPool:
+    """A ModelPool without models. Prompt "add 3" is answered "3"; `fail` and `on_answer` make it misbehave."""
+
+    def __init__(self, fail=(), positions=4096):
+        self.fail, self.limit = set(fail), positions
+        self.loaded: list[str] = []
+        self.batches: list[int] = []
+        self.on_answer = lambda: None
+
+    def tokenizer(self, spec):
+        return lambda text, add_special_tokens: {"input_ids": list(text.encode())}
+
+    def positions(self, spec):
+        return self.limit
+
+    def check_pair(self, target, draft):
+        pass
+
+    def retain(self, specs):
+        pass
+
+    @contextmanager
+    def patched(self, config):
+        self.loaded.append(config.sparse_type)
+        yield self
+
+    def answer(self, prompts, max_new_tokens):
+        self.batches.append(len(prompts))
+        texts = [bytes(map(int, ids)).decode().split()[-1] for ids in prompts]
+        self.on_answer()
+        if self.fail & {int(text) for text in texts}:
+            raise RuntimeError("out of toys")
+        stats = {"prompt_tokens": 10, "kept_tokens": 5.0, "read_tokens": 10, "lookahead_tokens": 2}
+        stats |= {"cache_bytes": 2048, "peak_cache_bytes": 4096, "draft_cache_bytes": 1024}
+        seconds = {"draft": 0.1, "prefill": 0.2, "decode": 0.3}
+        return [Answer(text, 1, dict(stats), seconds) for text in texts]
+
+
+def install() -> ToyBenchmark:
+    """Register the benchmark `toy`; returns it."""
+    module = types.ModuleType("toy_benchmark")
+    module.BENCHMARK = ToyBenchmark()
+    sys.modules["toy_benchmark"] = module
+    data._MODULES["toy"] = "toy_benchmark"
+    return module.BENCHMARK
+
+
+if __name__ == "__main__":
+    import eval as command
+    import harness.models
+
+    install()
+    pool = ToyPool(fail=[int(i) for i in os.environ.get("TOY_FAIL", "").split()])
+    die_after = int(os.environ.get("TOY_DIE_AFTER", 0))
+    how = getattr(signal, os.environ.get("TOY_SIGNAL", "SIGKILL"))
+
+    def on_answer():
+        if die_after and len(pool.batches) > die_after:
+            os.kill(os.getpid(), how)
+            time.sleep(1)
+        time.sleep(float(os.environ.get("TOY_SLEEP", 0)))
+
+    pool.on_answer = on_answer
+    harness.models.ModelPool = lambda: pool
+    sys.exit(command.main())
