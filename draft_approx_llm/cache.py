@@ -64,6 +64,18 @@ class CompactLayer(CacheLayerMixin):
             seen = seen & (positions > index.to(positions)[:, None, None] - sliding_window)
         return seen
 
+    def entries(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which entries of a row are not padding, [K] indices, and the positions [K] of what they hold.
+
+        For layers whose heads all hold the same positions.
+        """
+        if self.positions is None:
+            everything = torch.arange(self.get_seq_length(), device=self.keys.device)
+            return everything, everything
+        positions = self.positions[row, 0].long()
+        real = (positions > PADDING).nonzero()[:, 0]
+        return real, positions[real]
+
     def nbytes(self) -> int:
         """Bytes of keys and values (storage, not views: a slice of a larger tensor counts whole)."""
         if not self.is_initialized:

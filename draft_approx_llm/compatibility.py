@@ -46,5 +46,6 @@ def check_same_tokenizer(target: PreTrainedTokenizerBase, draft: PreTrainedToken
         )
     if target.encode(_PROBE, add_special_tokens=False) != draft.encode(_PROBE, add_special_tokens=False):
         raise ValueError(
-            "target and draft have the same vocabulary but split text differently. Choose a draft of the target's family."
+            "target and draft have the same vocabulary but split text differently. "
+            "Choose a draft of the target's family."
         )

@@ -1,4 +1,4 @@
-"""The methods' settings: validated dataclasses, one a `sparse_type`. Free of torch, so that a sweep is checked in no time.
+"""The methods' settings: validated dataclasses, one a `sparse_type`. Free of torch, so that a sweep is checked at once.
 
 A new method subclasses `MethodConfig`, names its `sparse_type` and builds its implementation; from then on
 `config_from_dict({"sparse_type": ...})` and the benchmark's YAML know it.
@@ -259,7 +259,7 @@ class SpecKVPCConfig(MethodConfig):
         if lookahead is not None and lookahead != self.specpc_config.lookahead_tokens:
             raise ValueError(
                 f"speckv_config.lookahead_tokens: {lookahead} differs from specpc_config's "
-                f"{self.specpc_config.lookahead_tokens}, and the draft runs once. Set specpc_config.lookahead_tokens only."
+                f"{self.specpc_config.lookahead_tokens}, and the draft runs once. Set only specpc_config's."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from draft_approx_llm.attention import AttentionHook, CompactAttention
+from draft_approx_llm.attention import CompactAttention
 from draft_approx_llm.cache import CompactCache, merge
 from draft_approx_llm.configs import SpecPCConfig
 from draft_approx_llm.importance import prompt_importance, reduce
-from draft_approx_llm.prefill import read, step
+from draft_approx_llm.prefill import Prefill, read, step
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Lookahead:
     cache_bytes: int
 
 
-class _ListeningPrefill(AttentionHook):
+class _ListeningPrefill(Prefill):
     """Records what the prompt's last `window_size` queries attend to, one [N] vector a layer."""
 
     def __init__(self, config: SpecPCConfig) -> None:
@@ -48,7 +48,7 @@ class _ListeningPrefill(AttentionHook):
                 kwargs.get("sliding_window"),
             )
             self.layers.append(score)
-        return delegate(module, query, key, value, attention_mask, **kwargs)
+        return super().__call__(delegate, module, query, key, value, attention_mask, **kwargs)
 
     def score(self) -> torch.Tensor:
         return reduce(torch.stack(self.layers), 0, self.config.reduction_type)
@@ -66,19 +66,20 @@ class _ListeningStep(CompactAttention):
 
     def __call__(self, delegate, module, query, key, value, attention_mask, **kwargs):
         if module.layer_idx >= self.config.starting_layer_index:
-            # Rows are padded on the left to the longest prompt; all have decoded equally many tokens since.
-            longest = max(len(prompt) for prompt in self.prompts)
             for row, prompt in enumerate(self.prompts):
-                keys = key[row, :, longest - len(prompt) :]
+                entries, positions = self.cache.layers[module.layer_idx].entries(row)
                 score = prompt_importance(
                     query[row],
-                    keys,
+                    key[row, :, entries],
                     kwargs["scaling"],
                     self.config.reduction_type,
                     weighted=False,
                     sliding_window=kwargs.get("sliding_window"),
                 )
-                self.rows[row].append(score[: len(prompt)])
+                # A sliding-window layer has forgotten the start of the prompt, which gets nothing.
+                whole = score.new_zeros(len(prompt) + len(score))
+                whole[positions] = score
+                self.rows[row].append(whole[: len(prompt)])
         return super().__call__(delegate, module, query, key, value, attention_mask, **kwargs)
 
     def scores(self) -> list[torch.Tensor]:
@@ -126,7 +127,7 @@ def look_ahead(
 
 
 def _greedy(draft, prompts, caches, logits, n_tokens, eos_token_ids, listen, recorded) -> list[list[int]]:
-    """Generates for all rows at once; `recorded` gains one score a decoded token and row while that row is unfinished."""
+    """Generates for all rows at once; `recorded` gains a score for every token an unfinished row decodes."""
     tokens: list[list[int]] = [[] for _ in prompts]
     alive = [True] * len(prompts)
     cache = None

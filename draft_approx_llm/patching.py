@@ -49,9 +49,7 @@ class DraftApproxOutput(ModelOutput):
     timings: dict[str, float] | None = None
 
 
-def patch_model(
-    model: PreTrainedModel, draft_model: PreTrainedModel | None, config: MethodConfig
-) -> PreTrainedModel:
+def patch_model(model: PreTrainedModel, draft_model: PreTrainedModel | None, config: MethodConfig) -> PreTrainedModel:
     """Gives `model.generate` a method; patching again replaces the method.
 
     Args:

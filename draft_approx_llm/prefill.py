@@ -70,20 +70,36 @@ def read(
     cache = CompactCache()
     cache.index = torch.arange(len(tokens), device=tokens.device)[None]
     positions = cache.index if positions is None else positions[None]
-    if hook is None:
-        return cache, forward(model, tokens[None], positions, cache)
+    hook = Prefill() if hook is None else hook
     hook.cache = cache
     with hooked(model, hook):
         return cache, forward(model, tokens[None], positions, cache)
 
 
-def step(
-    model: PreTrainedModel, tokens: torch.Tensor, positions: torch.Tensor, hook: CompactAttention
-) -> torch.Tensor:
+def step(model: PreTrainedModel, tokens: torch.Tensor, positions: torch.Tensor, hook: CompactAttention) -> torch.Tensor:
     """Feeds one token a row to the hook's cache: ids [B] at RoPE positions [B]. Returns logits [B, vocabulary]."""
     hook.cache.index = hook.index[:, None]
     with hooked(model, hook):
         return forward(model, tokens[:, None], positions[:, None], hook.cache)
+
+
+class Prefill(AttentionHook):
+    """Reads densely and keeps everything that a later query can see: sliding-window layers keep their window."""
+
+    def __call__(self, delegate, module, query, key, value, attention_mask, **kwargs):
+        output = delegate(module, query, key, value, attention_mask, **kwargs)
+        self.cache.note_peak()
+        heads, n = key.shape[1:3]
+        first = first_visible(n, kwargs.get("sliding_window"))
+        if first > 0:
+            kept = torch.arange(first, n, device=key.device).expand(heads, -1)
+            self.cache.layers[module.layer_idx].keep(kept, track_positions=True)
+        return output
+
+
+def first_visible(index: int, sliding_window: int | None) -> int:
+    """The first position that a query at `index`, and so any later one, sees."""
+    return 0 if sliding_window is None else max(0, index - sliding_window + 1)
 
 
 class CompactingPrefill(AttentionHook):

@@ -10,7 +10,7 @@ from draft_approx_llm.configs import SpecKVConfig
 from draft_approx_llm.importance import kv_importance, pool
 from draft_approx_llm.lookahead import look_ahead
 from draft_approx_llm.method import Kept, Method, Prefilled, cache_stats, read_all
-from draft_approx_llm.prefill import CompactingPrefill, LayerPlan, LayerView, read, step
+from draft_approx_llm.prefill import CompactingPrefill, LayerPlan, LayerView, first_visible, read, step
 from draft_approx_llm.selection import best
 
 
@@ -81,22 +81,22 @@ def plan_layer(view: LayerView, n: int, n_lookahead: int, config: SpecKVConfig) 
     """What one layer keeps of a prompt of n tokens, and which columns its sparse prefill sees (steps 3 to 5 and 7)."""
     heads, device = view.keys.shape[0], view.keys.device
     sparse = _is_sparse(config, n + n_lookahead)
+    # The next query is the last prompt token's, fed again at n - 1.
+    first = first_visible(n - 1, view.sliding_window)
+    everything = torch.arange(first, n - 1, device=device).expand(heads, -1)
     if config.max_capacity_prompt is None and not sparse:
-        return LayerPlan(keep=torch.arange(n - 1, device=device).expand(heads, -1))
+        return LayerPlan(everything)
     importance = kv_importance(view.queries, view.keys, view.scaling, config.reduction_type, view.sliding_window)
     importance = pool(importance, config.pool_type, config.kernel_size)
     vertical = best(importance, config.prefill_vertical_size) if sparse else None
-    if config.max_capacity_prompt is None:
-        keep = torch.arange(n - 1, device=device).expand(heads, -1)
-    else:
-        keep = _keep(importance, n, config, view.sliding_window)
+    keep = everything if config.max_capacity_prompt is None else _keep(importance, n, first, config)
     return LayerPlan(keep, vertical, config.prefill_window_size or 0)
 
 
-def _keep(importance: torch.Tensor, n: int, config: SpecKVConfig, sliding_window: int | None) -> torch.Tensor:
-    """[H, K] sorted positions: the best columns and the window. K is the capacity, or less in a sliding-window layer
-    that has left the rest behind: no later query sees it."""
-    first = 0 if sliding_window is None else max(0, min(n - sliding_window, importance.shape[1]))
+def _keep(importance: torch.Tensor, n: int, first: int, config: SpecKVConfig) -> torch.Tensor:
+    """[H, K] sorted positions: the best columns from `first` on, and the window. K is the capacity, or less in a
+    sliding-window layer that has left the rest behind."""
+    first = min(first, importance.shape[1])
     chosen = best(importance[:, first:], config.max_capacity_prompt - config.window_size) + first
     window = torch.arange(n - config.window_size - 1, n - 1, device=importance.device)
     return torch.cat([chosen.sort(dim=-1).values, window.expand(len(importance), -1)], dim=-1)

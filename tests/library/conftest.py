@@ -1,0 +1,13 @@
+import pytest
+from families import FAMILIES, tiny_pair
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def pair(request):
+    """Target and draft, each family in turn. Tests patch the target; `untouched` checks that nothing stays behind."""
+    return tiny_pair(request.param)
+
+
+@pytest.fixture(scope="session")
+def llama_pair():
+    return tiny_pair("llama")

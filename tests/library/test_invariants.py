@@ -1,0 +1,274 @@
+"""What must hold for every method in every family."""
+
+import pytest
+import torch
+from families import FAMILIES, left_padded, prompt, tiny_pair
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from draft_approx_llm import FullConfig, SpecKVConfig, SpecKVPCConfig, SpecPCConfig, patch_model, unpatch_model
+from draft_approx_llm.method import Request
+from draft_approx_llm.timing import Timer
+
+N, NEW = 120, 8
+
+
+def speckv(capacity, **changes):
+    settings = {"max_capacity_prompt": capacity, "window_size": 8, "kernel_size": 5, "lookahead_tokens": 5}
+    return SpecKVConfig(**{**settings, **changes})
+
+
+def specpc(capacity, **changes):
+    settings = {
+        "max_capacity_prompt": capacity,
+        "window_size": 8,
+        "kernel_size": 6,
+        "lookahead_tokens": 4,
+        "starting_layer_index": 1,
+    }
+    return SpecPCConfig(**{**settings, **changes})
+
+
+def methods(pc_capacity, kv_capacity):
+    return {
+        "full": FullConfig(),
+        "speckv": speckv(kv_capacity),
+        "speckv_mean": speckv(kv_capacity, reduction_type="mean", pool_type="mean", lookahead_tokens=None),
+        "speckv_sparse": speckv(kv_capacity, prefill_window_size=20, prefill_vertical_size=16),
+        "specpc": specpc(pc_capacity),
+        "specpc_original": specpc(pc_capacity, position_ids="original", reduction_type="mean"),
+        "speckvpc": SpecKVPCConfig(specpc(pc_capacity), speckv(kv_capacity, lookahead_tokens=None)),
+        "speckvpc_original": SpecKVPCConfig(
+            specpc(pc_capacity, position_ids="original"), speckv(kv_capacity, lookahead_tokens=None)
+        ),
+    }
+
+
+DROPPING = methods(64, 32)
+ROOMY = methods(512, 512)
+
+
+def run(target, ids, mask=None, **kwargs):
+    mask = torch.ones_like(ids) if mask is None else mask
+    kwargs = {"max_new_tokens": NEW, "do_sample": False, **kwargs}
+    return target.generate(ids, attention_mask=mask, return_dict_in_generate=True, **kwargs)
+
+
+@pytest.mark.parametrize("name", ROOMY)
+def test_budget_of_the_prompt_equals_the_unpatched_model(pair, name):
+    target, draft = pair
+    ids, mask = left_padded([prompt(N, 1), prompt(N - 50, 2)])
+    alone = prompt(N, 3)
+    unpatch_model(target)
+    expected = run(target, alone, output_logits=True)
+    expected_batch = run(target, ids, mask)
+    patch_model(target, draft, ROOMY[name])
+    got = run(target, alone, output_logits=True)
+    assert got.sequences.tolist() == expected.sequences.tolist()
+    if target.config.model_type == "gemma3_text":  # a mask where transformers needs none: other rounding
+        torch.testing.assert_close(got.logits, expected.logits, atol=1e-5, rtol=1e-4)
+    else:
+        assert torch.equal(torch.stack(got.logits), torch.stack(expected.logits))
+    assert run(target, ids, mask).sequences.tolist() == expected_batch.sequences.tolist()
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_a_batch_equals_its_rows(pair, name):
+    target, draft = pair
+    # One row is below the budgets, one above SpecKV's only.
+    prompts = [prompt(N, 1), prompt(N - 27, 2), prompt(20, 3), prompt(50, 4)]
+    patch_model(target, draft, DROPPING[name])
+    ids, mask = left_padded(prompts)
+    together = run(target, ids, mask, output_logits=True)
+    for row, one in enumerate(prompts):
+        alone = run(target, one, output_logits=True)
+        assert together.output_ids[row].tolist() == alone.output_ids[0].tolist()
+        torch.testing.assert_close(
+            torch.stack(together.logits)[:, row], torch.stack(alone.logits)[:, 0], atol=1e-4, rtol=1e-4
+        )
+        assert together.stats[row] == alone.stats[0]
+        assert same_kept(together.kept[row], alone.kept[0])
+
+
+def same_kept(one, other):
+    def as_lists(kept):
+        prompt_positions = None if kept.prompt is None else kept.prompt.tolist()
+        return prompt_positions, None if kept.cache is None else [layer.tolist() for layer in kept.cache]
+
+    return as_lists(one) == as_lists(other)
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_a_sample_does_not_depend_on_the_one_before(pair, name):
+    target, draft = pair
+    patch_model(target, draft, DROPPING[name])
+    alone = run(target, prompt(N, 7), output_logits=True)
+    run(target, prompt(N + 31, 8))
+    after = run(target, prompt(N, 7), output_logits=True)
+    assert torch.equal(torch.stack(after.logits), torch.stack(alone.logits))
+    assert same_kept(after.kept[0], alone.kept[0])
+
+
+@pytest.mark.parametrize("name", [name for name in DROPPING if "full" not in name])
+def test_the_method_changes_what_the_model_says(pair, name):
+    target, draft = pair
+    unpatch_model(target)
+    expected = run(target, prompt(N, 9), output_logits=True)
+    patch_model(target, draft, DROPPING[name])
+    got = run(target, prompt(N, 9), output_logits=True)
+    assert not torch.allclose(got.logits[0], expected.logits[0], atol=1e-3)
+
+
+class Masking:
+    """The reference for dropping: the full cache stays, and dropped keys are masked, per layer and KV head."""
+
+    def __init__(self, n):
+        self.n, self.kept = n, None
+
+    def __call__(self, module, query, key, value, attention_mask, **kwargs):
+        if query.shape[2] > 1:
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        length = key.shape[2]
+        seen = torch.zeros(key.shape[1], length, dtype=torch.bool)
+        seen[:, self.n - 1 :] = True  # the last prompt token and everything after it
+        seen.scatter_(1, self.kept[module.layer_idx], True)
+        window = kwargs.get("sliding_window")
+        if window is not None:
+            seen[:, : max(0, length - window)] = False
+        seen = seen.repeat_interleave(query.shape[1] // key.shape[1], 0)[None, :, None]
+        return sdpa_attention_forward(module, query, key, value, seen, **kwargs)
+
+
+@pytest.mark.parametrize("changes", [{}, {"reduction_type": "mean", "pool_type": None}, {"window_size": 20}])
+def test_dropping_equals_masking(pair, changes):
+    target, draft = pair
+    patch_model(target, draft, speckv(32, **changes))
+    ids = prompt(N, 5)
+    got = run(target, ids, output_logits=True)
+    unpatch_model(target)
+
+    masking = Masking(N)
+    masking.kept = got.kept[0].cache
+    AttentionInterface.register("test_masking", masking)
+    AttentionMaskInterface.register("test_masking", sdpa_mask)
+    cache = DynamicCache()  # without the model's config: sliding layers keep everything, and Masking hides it
+    target.set_attn_implementation("test_masking")
+    try:
+        with torch.no_grad():
+            target(input_ids=ids[:, :-1], past_key_values=cache)
+            tokens = torch.cat([ids[:, -1:], got.output_ids], dim=1)
+            for i in range(NEW):
+                position = torch.tensor([[N - 1 + i]])
+                step = target(input_ids=tokens[:, i : i + 1], position_ids=position, past_key_values=cache)
+                torch.testing.assert_close(got.logits[i], step.logits[:, -1], atol=1e-4, rtol=1e-4)
+    finally:
+        target.set_attn_implementation("sdpa")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_memory_really_shrinks(family):
+    target, draft = tiny_pair(family)
+    capacity, config = 32, target.config
+    method = speckv(capacity).build()
+    request = Request([prompt(N, 6)[0]], NEW, (), Timer(torch.device("cpu")))
+    with torch.no_grad():
+        (result,) = method.prefill(target, draft, request)
+    head_bytes = config.num_key_value_heads * config.head_dim * 4 * 2 if family != "phi3" else 2 * 16 * 4 * 2
+    layers = config.num_hidden_layers
+    # The budget, and the last prompt token, which was fed again.
+    for layer in result.cache.layers:
+        assert layer.keys.shape[-2] == layer.values.shape[-2] == capacity + 1
+        held = layer.keys.untyped_storage().nbytes() + layer.values.untyped_storage().nbytes()
+        assert held == (capacity + 1) * head_bytes
+    assert result.stats["kept_tokens"] == capacity
+    assert result.stats["cache_bytes"] == layers * capacity * head_bytes
+    one_full_layer = (N + 5) * head_bytes
+    assert result.stats["peak_cache_bytes"] == (layers - 1) * capacity * head_bytes + one_full_layer
+
+
+def test_a_sliding_layer_keeps_nothing_that_no_later_query_sees():
+    target, draft = tiny_pair("gemma3")
+    patch_model(target, draft, speckv(64))
+    kept = run(target, prompt(N, 6)).kept[0].cache
+    window = target.config.sliding_window
+    assert [layer.shape[1] for layer in kept] == [window - 1, window - 1, 64]
+    assert min(layer.min() for layer in kept[:2]) == N - window
+    patch_model(target, None, FullConfig())
+    assert run(target, prompt(N, 6)).stats[0]["kept_tokens"] == (2 * (window - 1) + N) / 3
+
+
+def test_sparse_prefill_alone_drops_nothing(llama_pair):
+    target, draft = llama_pair
+    patch_model(target, draft, speckv(None, prefill_window_size=20, prefill_vertical_size=16))
+    output = run(target, prompt(N, 6))
+    assert output.stats[0]["kept_tokens"] == N - 1  # the last prompt token is fed again
+    assert output.kept[0].cache[0].tolist() == [list(range(N - 1))] * 2
+
+
+def test_prompt_compression_reads_the_kept_tokens_only(llama_pair):
+    target, draft = llama_pair
+    patch_model(target, draft, specpc(64))
+    ids = prompt(N, 6)
+    output = run(target, ids, output_logits=True)
+    kept = output.kept[0].prompt
+    assert output.stats[0]["read_tokens"] == output.stats[0]["kept_tokens"] == len(kept) == 64
+    assert output.stats[0]["prompt_tokens"] == N
+    assert output.sequences[:, :N].tolist() == ids.tolist()
+    unpatch_model(target)
+    short = run(target, ids[:, kept], output_logits=True)
+    assert output.output_ids.tolist() == short.sequences[:, 64:].tolist()
+    assert torch.equal(torch.stack(output.logits), torch.stack(short.logits))
+
+
+def test_original_positions_keep_their_places(llama_pair):
+    target, draft = llama_pair
+    patch_model(target, draft, specpc(64, position_ids="original"))
+    ids = prompt(N, 6)
+    output = run(target, ids, output_logits=True)
+    kept = output.kept[0].prompt
+    with torch.no_grad():
+        whole = torch.cat([ids[:, kept], output.output_ids[:, :-1]], dim=1)
+        positions = torch.cat([kept, torch.arange(N, N + NEW - 1)])[None]
+        unpatch_model(target)
+        expected = target(input_ids=whole, attention_mask=torch.ones_like(whole), position_ids=positions).logits
+    torch.testing.assert_close(torch.stack(output.logits, 1), expected[:, -NEW:], atol=1e-4, rtol=1e-4)
+
+
+def test_the_draft_runs_once_for_the_cascade(llama_pair, monkeypatch):
+    target, draft = llama_pair
+    patch_model(target, draft, DROPPING["speckvpc"])
+    lengths = []
+    forward = type(draft).forward
+
+    def counted(self, input_ids=None, **kwargs):
+        if self is draft:
+            lengths.append(input_ids.shape[1])
+        return forward(self, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(type(draft), "forward", counted)
+    run(target, prompt(N, 6))
+    assert lengths == [N, 1, 1, 1]  # four lookahead tokens: the prompt, then three steps
+
+
+@pytest.mark.parametrize("name", ["speckv", "specpc", "speckvpc"])
+def test_lookahead_stops_at_eos(llama_pair, name):
+    target, draft = llama_pair
+    unpatch_model(draft)
+    ids = prompt(N, 6)
+    said = draft.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)[0, N:]
+    eos = int(said[1])
+    expected = said.tolist().index(eos) + 1
+    patch_model(target, draft, DROPPING[name])
+    output = run(target, ids, eos_token_id=eos)
+    assert output.stats[0]["lookahead_tokens"] == expected
+
+
+def test_lookahead_null_means_max_new_tokens(llama_pair):
+    target, draft = llama_pair
+    for config in (
+        speckv(32, lookahead_tokens=None),
+        SpecKVPCConfig(specpc(64, lookahead_tokens=None), speckv(32, lookahead_tokens=None)),
+    ):
+        patch_model(target, draft, config)
+        assert run(target, prompt(N, 6), max_new_tokens=11).stats[0]["lookahead_tokens"] == 11
