@@ -33,7 +33,7 @@ class Benchmark(Protocol):
         """Refuse a bad `dataset:` section: ValueError with the key, the value and the valid ones. Reads no model."""
 
     def identity(self, dataset: dict, protocol: str) -> dict:
-        """JSON-able summary of all that determines the samples, given a tokenizer; equal identities share their data."""
+        """JSON-able: all that determines the samples, given a tokenizer; equal identities share their data."""
 
     def load(self, dataset: dict, tokenizer, protocol: str, limit: int | None = None) -> list[Sample]:
         """The first `limit` samples (all with None), creating data that is missing; deterministic."""

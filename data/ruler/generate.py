@@ -10,7 +10,7 @@ from data.ruler.niah import Niah
 from data.ruler.qa import Qa
 from data.ruler.sizing import Budget, Fitted, Generator, balanced_rows, faithful_rows
 from data.ruler.sources import Prose, SourceError, Sources, builtin_prose, prose_from_file, read_qa
-from data.ruler.tasks import NIAH, TASKS, VARIABLE_TRACKING
+from data.ruler.tasks import NIAH, QA, TASKS, VARIABLE_TRACKING
 from data.ruler.templates import ModelTemplate
 from data.ruler.variable_tracking import VariableTracking
 from data.ruler.word_extraction import CommonWords, FrequentWords
@@ -50,16 +50,19 @@ def generate_rows(recipe: Recipe, count: Callable[[str], int], num_rows: int) ->
         yield _row(index, fitted, count if is_niah else None)
 
 
-def prose_path(recipe: Recipe) -> str | None:
-    """The file of the recipe's prose, downloaded if need be; None for the built-in one."""
-    if recipe.haystack == "builtin":
-        return None
-    return str(recipe.sources.get("essays")) if recipe.haystack == "essay" else recipe.haystack
+def fetch_sources(recipe: Recipe) -> None:
+    """Find or download the texts of a recipe, so that processes started later need not. Raises SourceError."""
+    task = TASKS[recipe.task]
+    if task.uses_essays:
+        _prose(recipe)
+    elif task.family is QA:
+        recipe.sources.get(task.args["dataset"])
 
 
 def _prose(recipe: Recipe) -> Prose:
-    path = prose_path(recipe)
-    return builtin_prose() if path is None else prose_from_file(path)
+    if recipe.haystack == "builtin":
+        return builtin_prose()
+    return prose_from_file(str(recipe.sources.get("essays")) if recipe.haystack == "essay" else recipe.haystack)
 
 
 def _generator(recipe: Recipe, num_rows: int) -> Generator:

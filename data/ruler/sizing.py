@@ -1,8 +1,8 @@
 """How large a sample may be: RULER's search for a size, its shrinking, and what replaces its endless retry.
 
-A generator builds a sample of `size` units (words, lines, documents). `find_size` and `fit_row` follow upstream draw for
-draw wherever upstream ends; where it would retry for ever, the size goes down one unit at a time to the task's minimum,
-and then a `BudgetError` says what the smallest sample needs.
+A generator builds a sample of `size` units (words, lines, documents). `find_size` and `fit_row` follow upstream draw
+for draw wherever upstream ends; where it would retry for ever, the size goes down one unit at a time to the task's
+minimum, and then a `BudgetError` says what the smallest sample needs.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def _download_essays(fetch: Fetch) -> bytes:
             import html2text
             from bs4 import BeautifulSoup
         except ImportError as error:
-            raise ImportError("making the essay file from web pages needs the packages html2text and beautifulsoup4")
+            raise ImportError("the essays' web pages need the packages html2text and beautifulsoup4") from error
         converter = html2text.HTML2Text()
         converter.ignore_images = converter.ignore_tables = converter.escape_all = True
         converter.reference_links = converter.mark_code = False

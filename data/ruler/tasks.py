@@ -92,8 +92,8 @@ class Task:
 
 
 def _niah(name: str, haystack: str, key_type: str, value_type: str, keys: int = 1, values: int = 1, queries: int = 1):
-    args = dict(haystack=haystack, key_type=key_type, value_type=value_type, keys=keys, values=values, queries=queries)
-    return Task(name, NIAH, MappingProxyType(args))
+    types = {"haystack": haystack, "key_type": key_type, "value_type": value_type}
+    return Task(name, NIAH, MappingProxyType({**types, "keys": keys, "values": values, "queries": queries}))
 
 
 _ALL = (
