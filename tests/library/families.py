@@ -1,5 +1,7 @@
 """Tiny random models of every family the library holds to, with attention that is far from uniform."""
 
+import os
+
 import torch
 from transformers import (
     Gemma3ForCausalLM,
@@ -17,6 +19,8 @@ from transformers import (
 )
 
 VOCABULARY = 300
+# The same tests hold on a GPU: DRAFT_APPROX_TEST_DEVICE=cuda pytest tests/library
+DEVICE = torch.device(os.environ.get("DRAFT_APPROX_TEST_DEVICE", "cpu"))
 
 _CLASSES = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
@@ -60,7 +64,7 @@ def tiny_model(family, seed=0, layers=3, hidden=48, heads=4, kv_heads=2, **overr
     if family == "phi3":
         settings["hidden_size"] = 16 * heads  # its head size follows from these
     torch.manual_seed(seed)
-    model = model_class(config_class(**{**settings, **extra, **overrides})).eval()
+    model = model_class(config_class(**{**settings, **extra, **overrides})).eval().to(DEVICE)
     model.generation_config.pad_token_id = 0
     return model
 
@@ -72,7 +76,7 @@ def tiny_pair(family):
 
 def prompt(n, seed=0):
     """[1, n] random ids, none of them special."""
-    return torch.randint(3, VOCABULARY, (1, n), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(3, VOCABULARY, (1, n), generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 def left_padded(prompts):

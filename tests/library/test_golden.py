@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import DEVICE
 from transformers import AutoModelForCausalLM
 
 from draft_approx_llm import config_from_dict, patch_model
@@ -25,7 +26,7 @@ def pairs():
     def load(family):
         if family not in loaded:
             loaded[family] = [
-                AutoModelForCausalLM.from_pretrained(GOLDEN / family / role, dtype=torch.float32)
+                AutoModelForCausalLM.from_pretrained(GOLDEN / family / role, dtype=torch.float32).to(DEVICE)
                 for role in ("target", "draft")
             ]
         return loaded[family]
@@ -41,7 +42,7 @@ def test_there_are_24_cases():
 def test_equals_the_reference(pairs, family, case):
     target, draft = pairs(family)
     config = config_from_dict(case["sparse_config"])
-    prompt = torch.tensor(case["input_ids"])
+    prompt = torch.tensor(case["input_ids"], device=DEVICE)
     patch_model(target, draft, config)
     output = target.generate(prompt, max_new_tokens=case["max_new_tokens"], return_dict_in_generate=True)
 
@@ -50,7 +51,7 @@ def test_equals_the_reference(pairs, family, case):
     if case["specpc"]:
         assert [kept.prompt.tolist()] == case["specpc"][0]["kept"]
     if case["layers"]:
-        read = torch.arange(prompt.shape[1]) if kept.prompt is None else kept.prompt
+        read = torch.arange(prompt.shape[1], device=DEVICE) if kept.prompt is None else kept.prompt
         kv = config if config.sparse_type == "speckv" else config.speckv_config
         for positions, layer in zip(kept.cache, case["layers"], strict=True):
             # The recorded positions count within what the target read, and leave the window out.
@@ -65,8 +66,10 @@ def test_prompt_scores_equal_the_reference(pairs, family, case):
     _, draft = pairs(family)
     config = config_from_dict(case["sparse_config"])
     config = getattr(config, "specpc_config", config)
-    (found,) = look_ahead(draft, [torch.tensor(case["input_ids"][0])], config.lookahead_tokens, (), config)
-    recorded = torch.tensor(case["specpc"][0]["score"][0])
+    (found,) = look_ahead(
+        draft, [torch.tensor(case["input_ids"][0], device=DEVICE)], config.lookahead_tokens, (), config
+    )
+    recorded = torch.tensor(case["specpc"][0]["score"][0], device=DEVICE)
     if config.reduction_type == "mean":
         # The reference sums, which ranks like a mean.
         recorded = recorded * found.scores.sum() / recorded.sum()

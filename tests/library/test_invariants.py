@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, left_padded, prompt, tiny_pair
+from families import DEVICE, FAMILIES, left_padded, prompt, tiny_pair
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -130,7 +130,7 @@ class Masking:
         if query.shape[2] > 1:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         length = key.shape[2]
-        seen = torch.zeros(key.shape[1], length, dtype=torch.bool)
+        seen = torch.zeros(key.shape[1], length, dtype=torch.bool, device=DEVICE)
         seen[:, self.n - 1 :] = True  # the last prompt token and everything after it
         seen.scatter_(1, self.kept[module.layer_idx], True)
         window = kwargs.get("sliding_window")
@@ -159,7 +159,7 @@ def test_dropping_equals_masking(pair, changes):
             target(input_ids=ids[:, :-1], past_key_values=cache)
             tokens = torch.cat([ids[:, -1:], got.output_ids], dim=1)
             for i in range(NEW):
-                position = torch.tensor([[N - 1 + i]])
+                position = torch.tensor([[N - 1 + i]], device=DEVICE)
                 step = target(input_ids=tokens[:, i : i + 1], position_ids=position, past_key_values=cache)
                 torch.testing.assert_close(got.logits[i], step.logits[:, -1], atol=1e-4, rtol=1e-4)
     finally:
@@ -171,7 +171,7 @@ def test_memory_really_shrinks(family):
     target, draft = tiny_pair(family)
     capacity, config = 32, target.config
     method = speckv(capacity).build()
-    request = Request([prompt(N, 6)[0]], NEW, (), Timer(torch.device("cpu")))
+    request = Request([prompt(N, 6)[0]], NEW, (), Timer(DEVICE))
     with torch.no_grad():
         (result,) = method.prefill(target, draft, request)
     head_bytes = config.num_key_value_heads * config.head_dim * 4 * 2 if family != "phi3" else 2 * 16 * 4 * 2
@@ -229,7 +229,7 @@ def test_original_positions_keep_their_places(llama_pair):
     kept = output.kept[0].prompt
     with torch.no_grad():
         whole = torch.cat([ids[:, kept], output.output_ids[:, :-1]], dim=1)
-        positions = torch.cat([kept, torch.arange(N, N + NEW - 1)])[None]
+        positions = torch.cat([kept, torch.arange(N, N + NEW - 1, device=DEVICE)])[None]
         unpatch_model(target)
         expected = target(input_ids=whole, attention_mask=torch.ones_like(whole), position_ids=positions).logits
     torch.testing.assert_close(torch.stack(output.logits, 1), expected[:, -NEW:], atol=1e-4, rtol=1e-4)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import left_padded, prompt, tiny_model, tiny_pair
+from families import DEVICE, left_padded, prompt, tiny_model, tiny_pair
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -207,9 +207,9 @@ def test_without_a_mask_padding_is_found_as_transformers_finds_it(pair):
     ("options", "message"),
     [
         ({"num_beams": 2}, "num_beams"),
-        ({"inputs_embeds": torch.zeros(1, 2, 48)}, "inputs_embeds: not supported"),
-        ({"attention_mask": torch.ones(1, 80).index_fill(1, torch.tensor([79]), 0)}, "padded on the left"),
-        ({"attention_mask": torch.zeros(1, 80)}, "all padding"),
+        ({"inputs_embeds": torch.zeros(1, 2, 48, device=DEVICE)}, "inputs_embeds: not supported"),
+        ({"attention_mask": MASK.index_fill(1, torch.tensor([79], device=DEVICE), 0)}, "padded on the left"),
+        ({"attention_mask": torch.zeros_like(MASK)}, "all padding"),
         ({"stop_strings": ["x"]}, "pass the tokenizer"),
         ({"output_attentions": True, "return_dict_in_generate": True}, "output_attentions"),
     ],
