@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from families import DEVICE
 
 from draft_approx_llm.importance import attention_by_head, kv_importance, pool, prompt_importance
 from draft_approx_llm.prefill import sparse_attention
@@ -67,11 +68,11 @@ def test_pool_is_centred_and_even_kernels_reach_right(kernel):
 
 
 def test_best_breaks_ties_by_position_for_every_k():
-    scores = torch.tensor([[1.0, 3, 3, 2, 3, 2], [0, 0, 0, 0, 0, 0]])
+    scores = torch.tensor([[1.0, 3, 3, 2, 3, 2], [0, 0, 0, 0, 0, 0]], device=DEVICE)
     assert best(scores, 6).tolist() == [[1, 2, 4, 3, 5, 0], [0, 1, 2, 3, 4, 5]]
     for k in range(7):
         assert best(scores, k).tolist() == best(scores, 6)[:, :k].tolist()
-    many = torch.randint(0, 4, (3, 5000), generator=torch.Generator().manual_seed(0)).float()
+    many = torch.randint(0, 4, (3, 5000), generator=torch.Generator().manual_seed(0)).float().to(DEVICE)
     expected = [sorted(range(5000), key=lambda i, row=row: (-row[i], i))[:777] for row in many.tolist()]
     assert best(many, 777).tolist() == expected
 
