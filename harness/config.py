@@ -287,8 +287,8 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
         problems.append(Problem(_blame(path, key, origins), key, text))
 
     def add_error(section: str, exc: ValueError) -> None:
-        # the library and the benchmarks begin their messages with the key, `window_size: …`
-        match = re.match(r"([A-Za-z_][\w.]*): (.*)", str(exc), re.DOTALL)
+        # the library and the benchmarks begin their messages with the key: `window_size: …`, `dataset.task: …`
+        match = re.match(rf"(?:{section}\.)?([A-Za-z_][\w.]*): (.*)", str(exc), re.DOTALL)
         add(*((f"{section}.{match[1]}", match[2]) if match else (section, str(exc))))
 
     protocol = tree.get("protocol", "official")

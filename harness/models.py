@@ -104,20 +104,13 @@ class ModelPool:
     @contextmanager
     def patched(self, config: RunConfig) -> Iterator[Answerer]:
         """The run's method on its models, ready to answer; then the models are as they were. Raises ModelError."""
-        from draft_approx_llm import check_supported, patch_model, unpatch_model
+        from draft_approx_llm import patch_model, unpatch_model
 
         reader = self.model(config.reader)
         helper = self.model(config.helper) if config.helper else None
-        for model in filter(None, (reader, helper)):
-            try:
-                check_supported(model)
-            except ValueError as exc:
-                raise ModelError(str(exc)) from exc
         try:
             patch_model(reader, helper, config.method)
-        except (
-            ValueError
-        ) as exc:  # settings that do not fit these models, such as a first layer the draft does not have
+        except ValueError as exc:  # a model that cannot be observed, or settings that do not fit it
             raise ModelError(str(exc)) from exc
         try:
             yield Answerer(reader, self.tokenizer(config.tokenizer_spec))

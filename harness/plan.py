@@ -18,8 +18,9 @@ from harness.config import REPOSITORY, ConfigReader, ModelSpec, RunConfig, local
 from harness.errors import Problem, ProblemsError
 from harness.results import ResultsError, RunFolder, State, Status, canonical, conflict_message
 
-# How a run is executed, not what it computes: these may change between the two halves of a run.
-NOT_IN_FINGERPRINT = ("wandb", "batch_size")
+# How a run is executed, not what it computes: these may change between the two halves of a run. (The data set is
+# there as the benchmark's identity.)
+NOT_IN_FINGERPRINT = ("wandb", "batch_size", "dataset")
 NOT_IN_FINGERPRINT_OF_MODELS = ("device",)
 
 

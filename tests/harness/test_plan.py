@@ -1,0 +1,202 @@
+"""Patterns, names, fingerprints, groups."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import toy
+
+from harness.config import parse_overrides
+from harness.errors import ProblemsError
+from harness.plan import describe, expand, make_plan, run_name
+from harness.results import Status
+
+
+def plan(*patterns, overrides=(), **options):
+    return make_plan(patterns or ["cfg"], parse_overrides(overrides), Path("results"), **options)
+
+
+def fingerprint(path, *overrides) -> str:
+    return plan(str(path), overrides=overrides).runs[0].fingerprint
+
+
+def test_patterns_are_expanded_here_too(write, workspace):
+    paths = [write(f"cfg/{name}.yaml") for name in ("a/x/1", "a/y/2", "b/x/3", "b/z/deep/4")]
+
+    def found(*patterns):
+        files, problems = expand(patterns)
+        assert not problems
+        return [int(path.stem) for path in files]
+
+    assert found("cfg/*/x/*.yaml") == [1, 3]
+    assert found("cfg/**/*.yaml") == [1, 2, 3, 4]
+    assert found("cfg/{b,a}/x/*.yaml") == [3, 1]
+    assert found("cfg/b") == [3, 4]
+    assert found(str(paths[1]), "cfg/a") == [2, 1]  # each once
+
+
+def test_a_pattern_that_matches_nothing_is_an_error_even_beside_one_that_does(write):
+    write("cfg/a.yaml")
+    write("cfg/readme.txt", "")
+    with pytest.raises(ProblemsError) as info:
+        plan("cfg/a.yaml", "cfg/nope/*.yaml", "cfg/*.txt")
+    assert "--cfg: cfg/nope/*.yaml: matches no .yaml file" in str(info.value)
+    assert "--cfg: cfg/*.txt: matches no .yaml file" in str(info.value)
+
+
+def test_problems_of_all_files_are_told_together(write):
+    write("cfg/a.yaml", protocol="x")
+    write("cfg/b.yaml", batch_size=0)
+    with pytest.raises(ProblemsError) as info:
+        plan("cfg", "nope.yaml")
+    assert [p.where for p in info.value.problems] == ["--cfg", "cfg/a.yaml", "cfg/b.yaml"]
+
+
+def test_names_are_paths_below_cfg(workspace, tmp_path_factory):
+    assert run_name(Path("cfg/a/b.yaml")) == "a/b"
+    assert run_name(Path("mine/b c!.yaml")) == "mine/b_c_"
+    outside = tmp_path_factory.mktemp("else") / "b.yaml"
+    assert run_name(outside) == str(outside.with_suffix(""))[1:]
+
+
+def test_two_configs_may_not_share_a_folder(write):
+    write("cfg/a.yaml")
+    write("cfg/a.yml")
+    with pytest.raises(ProblemsError, match=r"cfg/a.yml: would share the results folder of cfg/a.yaml"):
+        plan()
+
+
+def test_bases_are_no_runs_but_a_leaf_that_lost_a_section_is_a_mistake(write):
+    write("cfg/_base.yaml", toy.LEAF)
+    write("cfg/models.yaml", {"target_model": toy.LEAF["target_model"]})
+    write("cfg/data.yaml", {"base": "models.yaml", "dataset": toy.LEAF["dataset"]})
+    write("cfg/a.yaml", {"base": "data.yaml", "sparse_config": {"sparse_type": "full"}})
+    found = plan()
+    assert [run.name for run in found.runs] == ["a"]
+    assert len(found.skipped) == 3
+    write("cfg/b.yaml", {"base": "models.yaml", "dataset": toy.LEAF["dataset"]})
+    with pytest.raises(ProblemsError, match=r"cfg/b.yaml: sparse_config: missing"):
+        plan()
+    with pytest.raises(ProblemsError, match="no runs, only bases"):
+        plan("cfg/_base.yaml")
+
+
+def test_the_fingerprint_tells_what_is_computed_not_how(write):
+    leaf = write("cfg/a.yaml")
+    first = fingerprint(leaf)
+    same = [
+        fingerprint(write("cfg/b.yaml")),
+        fingerprint(leaf, "sparse_config.kernel_size=7"),  # the default, written out
+        fingerprint(leaf, "batch_size=4", "wandb.project=p", "target_model.device=cpu", "draft_model.device=cpu"),
+    ]
+    assert set(same) == {first}
+    other = [
+        fingerprint(leaf, change)
+        for change in (
+            "sparse_config.kernel_size=5",
+            "dataset.task=sub",
+            "protocol=paper",
+            "target_model.dtype=float32",
+            "draft_model.model_name_or_path=toy/other",
+        )
+    ]
+    assert len({first, *other}) == 6
+
+
+def test_the_benchmarks_identity_is_in_the_fingerprint(write, benchmark, monkeypatch):
+    leaf = write("cfg/a.yaml")
+    first = fingerprint(leaf)
+    monkeypatch.setattr(type(benchmark), "identity", lambda self, dataset, protocol: {**dataset, "version": 2})
+    assert fingerprint(leaf) != first
+
+
+def test_a_retrained_local_checkpoint_has_another_fingerprint(write, workspace):
+    leaf = write("cfg/a.yaml", target_model={"model_name_or_path": "model"})
+    prints = []
+    for name, weights in (("one", b"1"), ("two", b"2")):  # folders of their own: digests are kept for the process's life
+        folder = workspace / name / "model"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(weights)
+        (workspace / "model").unlink(missing_ok=True)
+        (workspace / "model").symlink_to(folder)
+        from harness.plan import weights_digest
+
+        weights_digest.cache_clear()
+        prints.append(fingerprint(leaf))
+    assert prints[0] != prints[1]
+
+
+def test_runs_are_grouped_by_pair_and_data(write):
+    for method in ("full", "speckv", "draft_only"):
+        for task in ("add", "sub"):
+            sparse = {"sparse_type": method}
+            write(f"cfg/{method}/{task}.yaml", sparse_config=sparse, dataset={"dataset_name": "toy", "task": task})
+    write("cfg/other.yaml", target_model={"model_name_or_path": "toy/second"})
+    groups = plan().groups
+    assert [len(g.runs) for g in groups] == [6, 1]
+    first = groups[0]
+    assert (first.target.label, first.draft.label) == ("toy/target", "toy/draft")
+    assert [sorted(run.name for run in data.runs) for data in first.data] == [
+        ["draft_only/add", "full/add", "speckv/add"],
+        ["draft_only/sub", "full/sub", "speckv/sub"],
+    ]
+
+
+def test_a_folder_of_another_configuration_is_refused_with_what_differs(write):
+    leaf = write("cfg/a.yaml")
+    run = plan().runs[0]
+    run.folder.mkdir(parents=True)
+    (run.folder / "environment.json").write_text(json.dumps({"fingerprint_basis": run.basis}))
+    (run.folder / "metrics.json").write_text(json.dumps({"fingerprint": run.fingerprint, "n": 8, "whole": True}))
+    assert plan().states["a"].status is Status.DONE
+    with pytest.raises(ProblemsError) as info:
+        plan(str(leaf), overrides=["sparse_config.window_size=8"])
+    text = str(info.value)
+    assert text.startswith("results/a: holds 8 predictions of another configuration")
+    assert "sparse_config.window_size: 16 there, 8 here" in text
+    assert "--output" in text
+    assert "--overwrite" in text
+    assert plan(str(leaf), overrides=["sparse_config.window_size=8"], overwrite=True).unfinished()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "limit", "status"),
+    [
+        ({"n": 8, "whole": True}, None, Status.DONE),
+        ({"n": 8, "whole": True}, 20, Status.DONE),
+        ({"n": 5, "whole": False}, 5, Status.DONE),
+        ({"n": 5, "whole": False}, 3, Status.DONE),
+        ({"n": 5, "whole": False}, 6, Status.EMPTY),
+        ({"n": 5, "whole": False}, None, Status.EMPTY),
+    ],
+)
+def test_done_depends_on_what_is_asked(write, metrics, limit, status):
+    write("cfg/a.yaml")
+    run = plan().runs[0]
+    run.folder.mkdir(parents=True)
+    (run.folder / "metrics.json").write_text(json.dumps({"fingerprint": run.fingerprint, **metrics}))
+    assert plan(limit=limit).states["a"].status is status
+
+
+def test_describe_counts_the_work(write):
+    write("cfg/a.yaml", dataset={"dataset_name": "toy", "task": "add", "num_samples": 8, "seq_len": 100})
+    write("cfg/b.yaml", dataset={"dataset_name": "toy", "task": "sub"})
+    text = describe(plan(limit=3))
+    assert "2 runs: 0 done, 0 partial (0 predictions kept), 2 to do" in text
+    assert "pair: target toy/target, draft toy/draft (auto, sdpa): 2 runs over 2 data sets" in text
+    assert "work left: 2 runs, 6 samples, up to 300 prompt tokens" in text
+    assert "and 1 runs whose number of samples is known once their data are read" in describe(plan())
+
+
+def test_a_thousand_leaves_are_planned_in_seconds(write):
+    write("cfg/_base.yaml", toy.LEAF)
+    write("cfg/_speckv.yaml", {"base": "_base.yaml", "sparse_config": {"window_size": 8}})
+    for i in range(1305):
+        write(f"cfg/{i % 90}/{i}.yaml", f"base: ../_speckv.yaml\nsparse_config: {{max_capacity_prompt: {64 + i}}}\n")
+    start = time.process_time()
+    found = plan()
+    assert len(found.runs) == 1305
+    assert time.process_time() - start < 15  # takes 2 to 3; --dry-run has 20 s

@@ -1,0 +1,240 @@
+"""Executing a plan: what is computed, what is not computed again, what happens when something fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import toy
+
+from harness.errors import ProblemsError
+from harness.models import ModelError
+from harness.plan import make_plan
+from harness.results import RunFolder
+from harness.runner import Runner, batches, preflight
+
+
+def run(pool=None, limit=None, overwrite=False, overrides=None):
+    plan = make_plan(["cfg"], overrides or {}, Path("results"), limit, overwrite)
+    return Runner(plan, pool or toy.ToyPool(), overwrite).run()
+
+
+def rows(name="a") -> list[dict]:
+    return RunFolder(Path("results") / name).rows()
+
+
+def metrics(name="a") -> dict:
+    return RunFolder(Path("results") / name).metrics()
+
+
+def test_a_run_leaves_predictions_and_metrics(write):
+    write("cfg/a.yaml")
+    assert run().finished == ["a"]
+    assert [(r["index"], r["prediction"], r["score_official"], r["score_paper"]) for r in rows()] == [
+        (i, str(i), 100.0, 50.0) for i in range(8)
+    ]
+    found = metrics()
+    assert found["score"] == found["score_official"] == 100.0
+    assert found["score_paper"] == 50.0
+    assert found["score_interval"] == [100.0, 100.0]
+    assert (found["n"], found["whole"], found["subset"]) == (8, True, "first 8 of 500")
+    assert (found["kept_fraction"], found["cache_bytes"], found["peak_cache_bytes"]) == (0.5, 2048, 4096)
+    assert (found["draft_seconds"], found["prefill_seconds"], found["decode_seconds"]) == pytest.approx((0.1, 0.2, 0.3))
+
+
+def test_the_protocol_decides_the_headline(write):
+    write("cfg/a.yaml", protocol="paper")
+    run()
+    assert (metrics()["score"], metrics()["score_official"], metrics()["score_paper"]) == (50.0, 100.0, 50.0)
+
+
+def test_rerunning_does_nothing(write, benchmark):
+    write("cfg/a.yaml")
+    run()
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in Path("results/a").iterdir()}
+    benchmark.loads.clear()
+    pool = toy.ToyPool()
+    assert run(pool).finished == []
+    assert (pool.batches, pool.loaded, benchmark.loads) == ([], [], [])
+    assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in Path("results/a").iterdir()} == before
+
+
+def test_a_limit_is_a_prefix_that_grows_and_never_shrinks(write):
+    write("cfg/a.yaml")
+    run(limit=3)
+    assert (metrics()["n"], metrics()["whole"], metrics()["subset"]) == (3, False, "first 3 of 500")
+    first = rows()
+    pool = toy.ToyPool()
+    run(pool, limit=5)
+    assert len(pool.batches) == 2
+    assert rows()[:3] == first
+    run()
+    assert (metrics()["n"], metrics()["whole"]) == (8, True)
+    pool = toy.ToyPool()
+    run(pool, limit=2)
+    assert pool.batches == []
+    assert metrics()["n"] == 8
+
+
+def test_a_limit_beyond_the_data_set_is_the_whole(write):
+    write("cfg/a.yaml")
+    run(limit=100)
+    assert metrics()["whole"] is True
+    pool = toy.ToyPool()
+    run(pool)
+    assert pool.batches == []
+
+
+def test_metrics_are_made_from_complete_predictions_without_a_model(write):
+    write("cfg/a.yaml")
+    run()
+    Path("results/a/metrics.json").unlink()
+    pool = toy.ToyPool()
+    assert run(pool).finished == ["a"]
+    assert pool.loaded == []
+
+
+def test_overwrite_starts_afresh(write):
+    write("cfg/a.yaml")
+    run()
+    pool = toy.ToyPool()
+    run(pool, overwrite=True)
+    assert len(pool.batches) == 8
+
+
+def test_a_data_set_is_rendered_once_for_all_its_runs(write, benchmark):
+    for method in ("full", "speckv", "draft_only"):
+        for task in ("add", "sub"):
+            dataset = {"dataset_name": "toy", "task": task, "num_samples": 2}
+            write(f"cfg/{method}/{task}.yaml", sparse_config={"sparse_type": method}, dataset=dataset)
+    pool = toy.ToyPool()
+    run(pool)
+    assert benchmark.loads == ["add", "sub"]
+    assert len(pool.loaded) == 6
+
+
+def test_a_batch_predicts_what_singles_do(write):
+    write("cfg/one.yaml")
+    write("cfg/many.yaml", batch_size=3)
+    pool = toy.ToyPool()
+    run(pool)
+    assert [r["prediction"] for r in rows("one")] == [r["prediction"] for r in rows("many")]
+    assert max(pool.batches) == 1  # the toy's samples alternate in length to generate, so they cannot share a batch
+
+
+def test_batches_hold_samples_of_one_length_to_generate(benchmark):
+    samples = benchmark.load({"task": "add"}, None, "official")
+    even = [s for s in samples if s.index % 2 == 0]
+    assert [[s.index for s in b] for b in batches(even, 3)] == [[0, 2, 4], [6]]
+    assert [len(b) for b in batches(samples, 3)] == [1] * 8
+
+
+def test_a_failing_sample_is_recorded_and_tried_again_next_time(write):
+    write("cfg/a.yaml")
+    write("cfg/b.yaml")
+    report = run(toy.ToyPool(fail={2, 5}))
+    assert report.failures["a"] == "2 of 8 samples failed, the first with: RuntimeError: out of toys"
+    assert set(report.failures) == {"a", "b"}  # the sweep went on
+    bad = rows()[2]
+    assert bad["error"] == "RuntimeError: out of toys"
+    assert "raise RuntimeError" in bad["traceback"]
+    assert metrics() is None
+    pool = toy.ToyPool()
+    assert run(pool).finished == ["a", "b"]
+    assert len(pool.batches) == 4  # two samples in each run
+    assert [r["error"] for r in rows()] == [None] * 8
+    assert metrics()["n"] == 8
+
+
+def test_a_failing_batch_costs_only_the_sample_that_fails(write, benchmark, monkeypatch):
+    load = type(benchmark).load
+    monkeypatch.setattr(type(benchmark), "load", lambda self, *args: [s for s in load(self, *args) if s.index % 2 == 0])
+    write("cfg/a.yaml", batch_size=4)
+    pool = toy.ToyPool(fail={2})
+    run(pool)
+    assert pool.batches == [4, 1, 1, 1, 1]
+    assert [(r["index"], r["error"] is None) for r in rows()] == [(0, True), (2, False), (4, True), (6, True)]
+
+
+def test_a_scorer_that_fails_is_a_failed_sample(write, benchmark, monkeypatch):
+    monkeypatch.setattr(type(benchmark), "score", lambda self, sample, prediction: 1 / 0)
+    write("cfg/a.yaml")
+    assert "ZeroDivisionError" in run().failures["a"]
+
+
+def test_data_that_cannot_be_read_fail_their_runs_only(write, benchmark, monkeypatch):
+    load = type(benchmark).load
+
+    def broken(self, dataset, *args):
+        if dataset["task"] == "sub":
+            raise FileNotFoundError("put dev-v2.0.json into data/ruler/")
+        return load(self, dataset, *args)
+
+    monkeypatch.setattr(type(benchmark), "load", broken)
+    write("cfg/a.yaml", dataset={"dataset_name": "toy", "task": "sub"})
+    write("cfg/b.yaml")
+    report = run()
+    assert report.finished == ["b"]
+    assert "put dev-v2.0.json into data/ruler/" in report.failures["a"]
+
+
+def test_a_model_that_does_not_load_fails_its_runs_only(write, monkeypatch):
+    write("cfg/a.yaml", sparse_config={"sparse_type": "full"})
+    write("cfg/b.yaml")
+    patched = toy.ToyPool.patched
+
+    def broken(self, config):
+        if config.sparse_type == "full":
+            raise ModelError("the model toy/target cannot be loaded")
+        return patched(self, config)
+
+    monkeypatch.setattr(toy.ToyPool, "patched", broken)
+    report = run()
+    assert report.finished == ["b"]
+    assert report.failures == {"a": "the model toy/target cannot be loaded"}
+
+
+def test_a_prompt_beyond_the_positions_is_refused_before_anything_is_generated(write):
+    write("cfg/a.yaml")
+    pool = toy.ToyPool(positions=9)  # "add 0" and 4 tokens fit exactly, "add 1" has 5 to generate
+    why = run(pool).failures["a"]
+    assert why.startswith("sample 1 has 5 prompt tokens and 5 to generate, more than the 9 positions of toy/target")
+    assert pool.batches == []
+
+
+def test_a_length_beyond_the_positions_is_refused_before_any_model_loads(write):
+    write("cfg/a.yaml", dataset={"dataset_name": "toy", "task": "add", "seq_len": 8192})
+    plan = make_plan(["cfg"], {}, Path("results"))
+    with pytest.raises(ProblemsError, match=r"cfg/a.yaml: dataset.seq_len: 8192 exceeds the 4096 positions of toy/target"):
+        preflight(plan, toy.ToyPool())
+
+
+def test_a_draft_with_another_tokenizer_is_refused_before_any_model_loads(write, monkeypatch):
+    def differ(self, target, draft):
+        raise ModelError("toy/draft cannot be a draft for toy/target")
+
+    monkeypatch.setattr(toy.ToyPool, "check_pair", differ)
+    write("cfg/a.yaml")
+    with pytest.raises(ProblemsError, match="cfg/a.yaml: toy/draft cannot be a draft for toy/target"):
+        preflight(make_plan(["cfg"], {}, Path("results")), toy.ToyPool())
+
+
+def test_a_broken_file_fails_its_run_and_the_sweep_goes_on(write):
+    write("cfg/a.yaml")
+    write("cfg/b.yaml")
+    plan = make_plan(["cfg"], {}, Path("results"))
+    write("results/a/predictions.jsonl", "nonsense\n")  # broken after the plan was made
+    report = Runner(plan, toy.ToyPool()).run()
+    assert report.finished == ["b"]
+    assert "line 1" in report.failures["a"]
+
+
+def test_rows_can_be_read_by_anyone(write):
+    write("cfg/a.yaml")
+    run()
+    row = json.loads(Path("results/a/predictions.jsonl").read_text().splitlines()[3])
+    assert row["references"] == ["3"]
+    assert row["new_tokens"] == 1
+    assert row["stats"]["kept_tokens"] == 5.0
+    assert row["batch_size"] == 1
