@@ -45,14 +45,13 @@ class ModelSpec:
 
     @property
     def source(self) -> str:
-        """What `from_pretrained` gets: a folder below the working directory or the repository, else the hub name."""
-        return str(local_folder(self.model_name_or_path) or self.model_name_or_path)
+        """What `from_pretrained` gets: a folder, if there is one of that name, else the hub name."""
+        return _source(self.model_name_or_path)
 
     @property
     def tokenizer_source(self) -> str:
         """What `AutoTokenizer.from_pretrained` gets."""
-        name = self.tokenizer or self.model_name_or_path
-        return str(local_folder(name) or name)
+        return _source(self.tokenizer or self.model_name_or_path)
 
     @property
     def label(self) -> str:
@@ -101,11 +100,16 @@ class RunConfig:
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder that a model path means, or None for a hub name."""
+    """The folder that a model path means, below the working directory or the repository, or None for a hub name."""
     for root in (Path.cwd(), REPOSITORY):
         if (root / name).is_dir():
             return root / name
     return None
+
+
+def _source(name: str) -> str:
+    # as it was written where possible: RULER's files are filed under the tokenizer's name
+    return name if Path(name).is_dir() else str(local_folder(name) or name)
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Run:
         for section in ("target_model", "draft_model"):
             if section in tree:
                 model = {k: v for k, v in tree[section].items() if k not in NOT_IN_FINGERPRINT_OF_MODELS}
-                tree[section] = model | {"weights": weights_digest(local_folder(model["model_name_or_path"]))}
+                tree[section] = model | {"files": folder_digest(local_folder(model["model_name_or_path"]))}
         return tree | {"benchmark": self.identity}
 
     @cached_property
@@ -247,12 +247,12 @@ def group(runs: Sequence[Run]) -> list[PairGroup]:
 
 
 @cache
-def weights_digest(folder: Path | None) -> str | None:
-    """Tells a retrained checkpoint from the one before at its path: sizes, beginnings and ends of the weight files."""
+def folder_digest(folder: Path | None) -> str | None:
+    """Tells a retrained checkpoint from the one before at its path: sizes, beginnings and ends of its files."""
     if folder is None:
         return None
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json", ".jinja")):
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(1 << 20)

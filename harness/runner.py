@@ -95,7 +95,7 @@ class Runner:
     def _data_group(self, pair: PairGroup, group: DataGroup) -> None:
         first = group.runs[0]
         limit = self.plan.limit
-        self.bar.set_postfix_str(f"{first.config.dataset['dataset_name']}: reading data")
+        self.bar.set_postfix_str(f"making or reading the data of {first.name}")
         try:
             tokenizer = self.pool.tokenizer(first.config.tokenizer_spec)
             loaded = first.benchmark.load(first.config.dataset, tokenizer, first.config.protocol, limit)

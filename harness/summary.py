@@ -14,7 +14,7 @@ from harness.plan import Plan, Run
 from harness.results import RunFolder, Status, write_atomically
 
 CONTROLS = ("full", "draft_only")
-# names for narrow columns; a task without one is shown in full
+# the order of the columns, and names for narrow ones; other tasks follow, in full
 SHORT_TASKS = {
     "niah_single_1": "sngl1",
     "niah_single_2": "sngl2",
@@ -24,6 +24,11 @@ SHORT_TASKS = {
     "niah_multikey_3": "mkey3",
     "niah_multivalue": "mval",
     "niah_multiquery": "mqry",
+    "vt": "vt",
+    "cwe": "cwe",
+    "fwe": "fwe",
+    "qa_1": "qa1",
+    "qa_2": "qa2",
 }
 
 
@@ -186,7 +191,8 @@ def _varying(results: Sequence[Result]) -> set[str]:
 def _section(benchmark: str, protocol: str, results: Sequence[Result], wide: bool) -> list[str]:
     """The caption and both tables of one benchmark, as Markdown if `wide`, else for the terminal."""
     rows = make_rows(results)
-    tasks = list(dict.fromkeys(r.task for r in results))
+    known = list(SHORT_TASKS)
+    tasks = sorted({r.task for r in results}, key=lambda t: (known.index(t) if t in known else len(known), t))
     counts = {len(r.scores) for r in results}
     each = len(counts) > 1
     leading = [("pair", "pair"), ("length", "seq_len")]

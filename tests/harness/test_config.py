@@ -35,8 +35,10 @@ def test_leaf_has_its_values_and_the_defaults(write):
 
 def test_published_leaf_reads_unchanged(write):
     text = """
-draft_model:  {model_name_or_path: meta-llama/Llama-3.2-1B-Instruct, dtype: bfloat16, attn_implementation: flash_attention_2}
-target_model: {model_name_or_path: meta-llama/Llama-3.1-8B-Instruct, dtype: bfloat16, attn_implementation: flash_attention_2}
+draft_model:
+  {model_name_or_path: meta-llama/Llama-3.2-1B-Instruct, dtype: bfloat16, attn_implementation: flash_attention_2}
+target_model:
+  {model_name_or_path: meta-llama/Llama-3.1-8B-Instruct, dtype: bfloat16, attn_implementation: flash_attention_2}
 dataset:      {dataset_name: toy, task: add, seq_len: 4096}
 sparse_config: {sparse_type: speckv, max_capacity_prompt: 256, window_size: 32}
 """

@@ -11,7 +11,7 @@ import toy
 
 from harness.config import parse_overrides
 from harness.errors import ProblemsError
-from harness.plan import describe, expand, make_plan, run_name
+from harness.plan import describe, expand, folder_digest, make_plan, run_name
 from harness.results import Status
 
 
@@ -116,15 +116,16 @@ def test_the_benchmarks_identity_is_in_the_fingerprint(write, benchmark, monkeyp
 def test_a_retrained_local_checkpoint_has_another_fingerprint(write, workspace):
     leaf = write("cfg/a.yaml", target_model={"model_name_or_path": "model"})
     prints = []
-    for name, weights in (("one", b"1"), ("two", b"2")):  # folders of their own: digests are kept for the process's life
+    for name, weights in (
+        ("one", b"1"),
+        ("two", b"2"),
+    ):  # folders of their own: digests are kept for the process's life
         folder = workspace / name / "model"
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(weights)
         (workspace / "model").unlink(missing_ok=True)
         (workspace / "model").symlink_to(folder)
-        from harness.plan import weights_digest
-
-        weights_digest.cache_clear()
+        folder_digest.cache_clear()  # digests are kept for the life of a process
         prints.append(fingerprint(leaf))
     assert prints[0] != prints[1]
 

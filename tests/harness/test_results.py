@@ -120,7 +120,10 @@ def test_states(folder):
 def test_another_configuration_does_not_get_in(folder):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     other = RunWriter(folder, "f2", {}, {"sparse_config": {"window_size": 16}})
-    with pytest.raises(ResultsError, match=r"3 predictions of another .*window_size: 8 there, 16 here.*--overwrite"), other:
+    with (
+        pytest.raises(ResultsError, match=r"3 predictions of another .*window_size: 8 there, 16 here.*--overwrite"),
+        other,
+    ):
         pass
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     with writer(folder, "f2", overwrite=True) as out:

@@ -206,7 +206,9 @@ def test_a_prompt_beyond_the_positions_is_refused_before_anything_is_generated(w
 def test_a_length_beyond_the_positions_is_refused_before_any_model_loads(write):
     write("cfg/a.yaml", dataset={"dataset_name": "toy", "task": "add", "seq_len": 8192})
     plan = make_plan(["cfg"], {}, Path("results"))
-    with pytest.raises(ProblemsError, match=r"cfg/a.yaml: dataset.seq_len: 8192 exceeds the 4096 positions of toy/target"):
+    with pytest.raises(
+        ProblemsError, match=r"cfg/a.yaml: dataset.seq_len: 8192 exceeds the 4096 positions of toy/target"
+    ):
         preflight(plan, toy.ToyPool())
 
 
