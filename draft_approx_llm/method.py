@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
 
+from draft_approx_llm.attention import CompactAttention
 from draft_approx_llm.cache import CompactCache
-from draft_approx_llm.prefill import read
+from draft_approx_llm.prefill import CompactingPrefill, LayerPlan, LayerView, read, step
 from draft_approx_llm.timing import Timer
 
 
@@ -20,10 +23,6 @@ class Request:
     max_new_tokens: int
     eos_token_ids: tuple[int, ...]
     timer: Timer
-
-    def lookahead_tokens(self, wanted: int | None) -> int:
-        """How many tokens a draft generates: as configured, or as many as the request wants."""
-        return self.max_new_tokens if wanted is None else wanted
 
 
 @dataclass
@@ -83,26 +82,80 @@ class Full(Method):
 def read_all(
     target: PreTrainedModel,
     tokens: torch.Tensor,
-    prompt_tokens: int | None = None,
     positions: torch.Tensor | None = None,
     next_position: int | None = None,
 ) -> Prefilled:
     """Reads `tokens` [N] densely and keeps all of it.
 
-    `prompt_tokens` is the caller's prompt length where `tokens` is a part of it; `positions` [N] and `next_position`
-    are RoPE positions other than 0 ... N.
+    `positions` [N] and `next_position` are RoPE positions other than 0 ... N.
     """
     n = len(tokens)
     cache, logits = read(target, tokens, positions=positions)
-    stats = cache_stats(cache, prompt_tokens or n, n)
-    return Prefilled(cache, logits, n, n if next_position is None else next_position, stats=stats)
+    return Prefilled(cache, logits, n, n if next_position is None else next_position, stats=cache_stats(cache, n))
 
 
-def cache_stats(cache: CompactCache, prompt_tokens: int, read_tokens: int) -> dict[str, float]:
-    """The entries of `Prefilled.stats` that the target's cache decides; a method with a draft adds the draft's."""
+def read_dropping(
+    target: PreTrainedModel,
+    prompt: torch.Tensor,
+    n_queries: int,
+    plan: Callable[[LayerView], LayerPlan],
+    lookahead: torch.Tensor | None = None,
+    positions: torch.Tensor | None = None,
+) -> Prefilled:
+    """Reads `prompt` [N], dropping KV pairs layer by layer as `plan` says, and feeds the last prompt token again.
+
+    Args:
+        n_queries: how many queries, the last ones read, `plan` is shown.
+        plan: what a layer keeps; its positions must not include the last prompt token's, N - 1, nor later ones.
+        lookahead: [L] tokens read after the prompt, for `plan` to see; never kept.
+        positions: [N] the prompt's RoPE positions where they are not 0 ... N - 1.
+    """
+    device, n = prompt.device, len(prompt)
+    positions = torch.arange(n, device=device) if positions is None else positions
+    last = int(positions[-1])
+    n_ahead = 0 if lookahead is None else len(lookahead)
+    tokens = prompt if lookahead is None else torch.cat([prompt, lookahead])
+    hook = CompactingPrefill(n_queries, plan)
+    cache, _ = read(target, tokens, hook, torch.cat([positions, last + 1 + torch.arange(n_ahead, device=device)]))
+    stats = cache_stats(cache, n)
+    # What was read after the last prompt token is gone, and so is its own key: fed again where it stood, it sees what
+    # remains and gives the first new token's logits.
+    index = torch.tensor([n - 1], device=device)
+    logits = step(target, prompt[-1:], positions[-1:], CompactAttention(cache, index, n - 1))
+    return Prefilled(cache, logits, n, last + 1, Kept(cache=hook.kept), stats)
+
+
+class KVDropping(Method):
+    """Base of methods that look at one layer of the target at a time and need no draft.
+
+    A subclass sets `n_queries` and defines `acts_on` and `plan`.
+    """
+
+    n_queries = 1
+
+    def acts_on(self, n: int) -> bool:
+        """Whether a prompt of n tokens loses anything; where not, plain inference it is."""
+        raise NotImplementedError
+
+    def plan(self, view: LayerView, n: int) -> LayerPlan:
+        """What one layer keeps of a prompt of n tokens: positions below n - 1."""
+        raise NotImplementedError
+
+    def prefill(self, target, draft, request):
+        with request.timer("prefill"):
+            return [
+                read_dropping(target, prompt, self.n_queries, partial(self.plan, n=len(prompt)))
+                if self.acts_on(len(prompt))
+                else read_all(target, prompt)
+                for prompt in request.prompts
+            ]
+
+
+def cache_stats(cache: CompactCache, n: int) -> dict[str, float]:
+    """`Prefilled.stats` for a prompt of n tokens; methods that ask a draft correct and complete them."""
     return {
-        "prompt_tokens": prompt_tokens,
-        "read_tokens": read_tokens,
+        "prompt_tokens": n,
+        "read_tokens": n,
         "kept_tokens": cache.entries_per_head(),
         "lookahead_tokens": 0,
         "cache_bytes": cache.nbytes(),

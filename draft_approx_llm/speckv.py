@@ -5,42 +5,30 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from draft_approx_llm.attention import CompactAttention
 from draft_approx_llm.configs import SpecKVConfig
+from draft_approx_llm.draft_guided import DraftGuided
 from draft_approx_llm.importance import kv_importance, pool
-from draft_approx_llm.lookahead import look_ahead
-from draft_approx_llm.method import Kept, Method, Prefilled, cache_stats, read_all
-from draft_approx_llm.prefill import CompactingPrefill, LayerPlan, LayerView, first_visible, read, step
+from draft_approx_llm.method import Prefilled, read_dropping
+from draft_approx_llm.prefill import LayerPlan, LayerView, first_visible
 from draft_approx_llm.selection import best
 
 
-class SpecKV(Method):
+class SpecKV(DraftGuided):
     """The algorithm box: look ahead, read prompt and lookahead, drop in flight, feed the last prompt token again."""
 
     def __init__(self, config: SpecKVConfig) -> None:
         self.config = config
+        self.lookahead_tokens = config.lookahead_tokens
 
-    def prefill(self, target, draft, request):
-        n_lookahead = request.lookahead_tokens(self.config.lookahead_tokens)
-        rows = [row for row, prompt in enumerate(request.prompts) if acts_on(self.config, len(prompt), n_lookahead)]
-        with request.timer("draft"):
-            chosen = [request.prompts[row] for row in rows]
-            found = look_ahead(draft, chosen, n_lookahead, request.eos_token_ids) if rows else []
-        lookaheads = dict(zip(rows, found, strict=True))
-        results = []
-        with request.timer("prefill"):
-            for row, prompt in enumerate(request.prompts):
-                if row not in lookaheads:
-                    results.append(read_all(target, prompt))
-                    continue
-                result = read_compressed(target, prompt, lookaheads[row].tokens, self.config)
-                result.stats["draft_cache_bytes"] = lookaheads[row].cache_bytes
-                results.append(result)
-        return results
+    def acts_on(self, n, n_lookahead):
+        return drops(self.config, n, n_lookahead)
+
+    def read(self, target, prompt, lookahead):
+        return read_compressed(target, prompt, lookahead.tokens, self.config)
 
 
-def acts_on(config: SpecKVConfig, n: int, n_lookahead: int) -> bool:
-    """Whether a prompt of n tokens is touched at all; where nothing would be dropped, plain generation it is."""
+def drops(config: SpecKVConfig, n: int, n_lookahead: int) -> bool:
+    """Whether a prompt of n tokens is touched at all (step 2)."""
     if config.max_capacity_prompt is not None:
         return n > config.max_capacity_prompt
     return _is_sparse(config, n + n_lookahead)
@@ -62,19 +50,14 @@ def read_compressed(
     `positions` [N] are the prompt's RoPE positions where they are not 0 ... N - 1.
     """
     n, n_lookahead = len(prompt), len(lookahead)
-    positions = torch.arange(n, device=prompt.device) if positions is None else positions
-    last = int(positions[-1])
-    ahead = torch.arange(last + 1, last + 1 + n_lookahead, device=prompt.device)
-    hook = CompactingPrefill(
+    return read_dropping(
+        target,
+        prompt,
         n_queries=min(config.window_size + n_lookahead + 1, n + n_lookahead),
         plan=lambda view: plan_layer(view, n, n_lookahead, config),
+        lookahead=lookahead,
+        positions=positions,
     )
-    cache, _ = read(target, torch.cat([prompt, lookahead]), hook, torch.cat([positions, ahead]))
-    stats = cache_stats(cache, n, n) | {"lookahead_tokens": n_lookahead}
-    # The lookahead is gone and the last prompt token was not kept: fed again where it stood, it sees what remains.
-    index = torch.tensor([n - 1], device=prompt.device)
-    logits = step(target, prompt[-1:], positions[-1:], CompactAttention(cache, index, n - 1))
-    return Prefilled(cache, logits, n, last + 1, Kept(cache=hook.kept), stats)
 
 
 def plan_layer(view: LayerView, n: int, n_lookahead: int, config: SpecKVConfig) -> LayerPlan:
