@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 from data.ruler.draws import BalancedDraws, CannotBuild, Draws
 
-# Upstream redraws at its smallest size until a sample fits. A sample that may fit does so in a few redraws; one that
-# did not in this many is taken for one that never will.
+# Upstream redraws at its smallest size until a sample fits. One that did not in so many redraws is taken for one that
+# never will; after a few, so is one that is too long by several times what redraws differ by.
 _REDRAWS = 100
+_FEW_REDRAWS = 8
+_HOPELESS = 3
 
 
 class BudgetError(ValueError):
@@ -94,27 +96,31 @@ class Generator:
 
     def fit_row(self, row: int, size: int, draws: Draws, budget: Budget) -> Fitted:
         """A sample within the budget, from `size` downwards. Raises BudgetError if even the smallest is too long."""
-        used, redraws, overflowed = size, 0, []
+        used, redrawn, too_long = size, [], []
         while True:
             fitted = self.try_build(row, used, draws, budget)
             if fitted and fitted.length <= budget.seq_len:
                 return fitted
             if fitted:
-                overflowed.append(fitted)
+                too_long.append(fitted)
             if used > self.step:
                 used -= self.step
-            elif fitted and redraws < _REDRAWS:
-                redraws += 1
+            elif fitted and not _gives_up(redrawn, budget):
+                redrawn.append(fitted.length)
             else:
                 break  # from here upstream repeats the same for ever
-        start = min((f.size for f in overflowed), default=size)
-        for used in range(start - 1, self.minimum - 1, -1):
+        used = too_long[-1].size if too_long else size
+        while used > self.minimum:
+            # By one unit, but far from the budget by half of what overflow x size / length calls too many (fewer than
+            # there are, as part of the length is fixed): a long way is a few steps, and the last ones are single.
+            excess = (too_long[-1].length - budget.seq_len) * used // too_long[-1].length if too_long else 0
+            used = max(self.minimum, used - max(1, excess // 2))
             fitted = self.try_build(row, used, draws, budget)
             if fitted and fitted.length <= budget.seq_len:
                 return fitted
             if fitted:
-                overflowed.append(fitted)
-        raise self.too_long(row, budget, min((f.length for f in overflowed), default=None))
+                too_long.append(fitted)
+        raise self.too_long(row, budget, min((f.length for f in too_long), default=None))
 
     def too_long(self, row: int, budget: Budget, shortest: int | None) -> BudgetError:
         """The error for a row whose shortest sample has `shortest` tokens (None: none could be built)."""
@@ -140,6 +146,14 @@ class Generator:
             except CannotBuild as error:
                 reason = error
         raise BudgetError(f"{self.name}: no sample of {size} units can be built ({reason})")
+
+
+def _gives_up(lengths: list[int], budget: Budget) -> bool:
+    """Whether samples of these lengths, redrawn at one size, say that none of that size will fit."""
+    if len(lengths) < _FEW_REDRAWS:
+        return False
+    overflow, spread = min(lengths) - budget.seq_len, max(lengths) - min(lengths)
+    return len(lengths) >= _REDRAWS or overflow > _HOPELESS * spread
 
 
 def faithful_rows(generator: Generator, seed: int, budget: Budget) -> Iterator[Fitted]:
