@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from harness.config import parse_overrides
-from harness.errors import UserError
+from harness.errors import Problem, UserError, format_problems
 from harness.plan import Plan, describe, make_plan
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -82,8 +82,9 @@ def execute(plan: Plan, args: argparse.Namespace) -> int:
 
     text, path = summarise(plan, args.output, failures)
     print(f"\n{text}\n\nwritten to {path}")
-    for name, why in failures.items():
-        print(f"{args.output / name}: {why}", file=sys.stderr)
+    if failures:
+        problems = [Problem(str(args.output / name), "", why) for name, why in failures.items()]
+        print(format_problems(problems), file=sys.stderr)
     return EXIT_FAILED if failures else 0
 
 

@@ -67,7 +67,9 @@ class ModelPool:
         if spec not in self._models:
             import torch
             from transformers import AutoModelForCausalLM
+            from transformers.utils.logging import disable_progress_bar
 
+            disable_progress_bar()  # the sweep has one of its own
             device = spec.device
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"

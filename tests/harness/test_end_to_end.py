@@ -1,0 +1,232 @@
+"""The whole path with nothing replaced: a small random pair, the library, RULER, the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import eval as cli
+from data import get_benchmark
+from data.benchmark import Sample
+from data.builtin.prose import essay
+from harness.config import REPOSITORY, ConfigReader
+from harness.models import ModelPool, encode
+
+SEQ_LEN = 512
+METHODS = {
+    "full": {"sparse_type": "full"},
+    "draft_only": {"sparse_type": "draft_only"},
+    "speckv": {"sparse_type": "speckv", "max_capacity_prompt": 64, "window_size": 16, "lookahead_tokens": 4},
+    "specpc": {
+        "sparse_type": "specpc",
+        "max_capacity_prompt": 128,
+        "window_size": 16,
+        "kernel_size": 8,
+        "starting_layer_index": 1,
+    },
+    "speckvpc": {
+        "sparse_type": "speckvpc",
+        "specpc_config": {
+            "max_capacity_prompt": 128,
+            "window_size": 16,
+            "starting_layer_index": 1,
+            "lookahead_tokens": 4,
+        },
+        "speckv_config": {"max_capacity_prompt": 64, "window_size": 16},
+    },
+}
+
+
+def save_tokenizer(folder: Path, vocabulary: int) -> None:
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    core.train_from_iterator([essay(3000)], trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> Path:
+    """A folder with `target`, `draft` and `stranger`, a draft with another tokenizer."""
+    root = tmp_path_factory.mktemp("pair")
+    for seed, (name, hidden, vocabulary) in enumerate([("target", 64, 600), ("draft", 32, 600), ("stranger", 32, 500)]):
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=600,
+            hidden_size=hidden,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            initializer_range=0.3,  # large enough for answers that depend on the prompt
+        )
+        LlamaForCausalLM(config).save_pretrained(root / name)
+        save_tokenizer(root / name, vocabulary)
+    return root
+
+
+@pytest.fixture
+def tree(pair, workspace, monkeypatch):
+    """cfg/<method>/<task>.yaml for all methods and two RULER tasks; no network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    model = {"dtype": "float32", "attn_implementation": "sdpa", "device": "cpu"}
+    base = {f"{role}_model": {"model_name_or_path": str(pair / role), **model} for role in ("target", "draft")} | {
+        "dataset": {
+            "dataset_name": "ruler",
+            "seq_len": SEQ_LEN,
+            "num_samples": 2,
+            "haystack": "builtin",
+            "model_template": "base",
+            "data_dir": str(workspace / "ruler"),
+        }
+    }
+    cfg = workspace / "cfg"
+    cfg.mkdir()
+    (cfg / "_base.yaml").write_text(yaml.safe_dump(base))
+    for method, sparse in METHODS.items():
+        (cfg / method).mkdir()
+        for task in ("niah_single_2", "fwe"):
+            leaf = {"base": "../_base.yaml", "dataset": {"task": task}, "sparse_config": sparse}
+            (cfg / method / f"{task}.yaml").write_text(yaml.safe_dump(leaf))
+    return cfg
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "eval.py"), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def rows(name: str, output: str = "results") -> list[dict]:
+    return [json.loads(line) for line in Path(output, name, "predictions.jsonl").read_text().splitlines()]
+
+
+def test_every_method_from_yaml_to_table(tree):
+    done = command("--cfg", "cfg")
+    assert done.returncode == 0, done.stderr
+    assert "10 runs over 2 data sets" in done.stdout
+    for method in METHODS:
+        found = rows(f"{method}/fwe")
+        assert [row["index"] for row in found] == [0, 1]
+        for row in found:
+            assert row["stats"]["prompt_tokens"] <= SEQ_LEN
+            assert len(row["references"]) == 3
+            assert 1 <= row["new_tokens"] <= 50
+    metrics = {m: json.loads(Path(f"results/{m}/fwe/metrics.json").read_text()) for m in METHODS}
+    assert metrics["full"]["kept_fraction"] == metrics["draft_only"]["kept_fraction"] == 1
+    assert metrics["speckv"]["kept_tokens"] == metrics["speckvpc"]["kept_tokens"] == 64
+    assert metrics["speckv"]["read_tokens"] == metrics["full"]["read_tokens"] == metrics["full"]["prompt_tokens"]
+    assert metrics["specpc"]["read_tokens"] == metrics["speckvpc"]["read_tokens"] == 128
+    assert metrics["draft_only"]["cache_bytes"] == metrics["full"]["cache_bytes"] / 2
+    assert metrics["speckv"]["cache_bytes"] < metrics["full"]["cache_bytes"] / 4
+    assert metrics["full"]["draft_cache_bytes"] == 0 < metrics["speckv"]["draft_cache_bytes"]
+    assert Path("results/summary.md").exists()
+
+    again = command("--cfg", "cfg", "--dry-run")
+    assert "10 runs: 10 done" in again.stdout
+    batched = command("--cfg", "cfg/*/fwe.yaml", "--set", "batch_size=2", "--output", "batched")
+    assert batched.returncode == 0, batched.stderr
+    for method in METHODS:
+        singles = [(row["index"], row["prediction"]) for row in rows(f"{method}/fwe")]
+        assert [(row["index"], row["prediction"]) for row in rows(f"{method}/fwe", "batched")] == singles
+        assert {row["batch_size"] for row in rows(f"{method}/fwe", "batched")} == {2}
+
+
+def test_a_run_predicts_what_transformers_does(tree, pair):
+    """`full`, by hand: the prompt's ids in, the new ids decoded."""
+    assert cli.main(["--cfg", "cfg/full/fwe.yaml"]) == 0
+    config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
+    pool = ModelPool()
+    tokenizer = pool.tokenizer(config.target)
+    model = AutoModelForCausalLM.from_pretrained(pair / "target", dtype=torch.float32)
+    samples = get_benchmark("ruler").load(config.dataset, tokenizer, "official")
+    for sample, row in zip(samples, rows("full/fwe"), strict=True):
+        ids = torch.tensor([encode(tokenizer, sample)])
+        assert row["stats"]["prompt_tokens"] == ids.shape[1]
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=50, do_sample=False)
+        assert tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True) == row["prediction"]
+
+
+def test_models_are_left_as_they_were_and_loaded_once(tree):
+    config = ConfigReader().leaf(Path("cfg/speckv/fwe.yaml"))
+    pool = ModelPool()
+    model = pool.model(config.target)
+    attention, generate = model.config._attn_implementation, model.generate
+    with pool.patched(config) as answerer:
+        assert answerer.model is model
+        assert model.generate != generate
+    assert model.generate == generate
+    assert model.config._attn_implementation == attention
+    pool.retain([config.target])
+    assert pool.model(config.target) is model
+    pool.retain([config.draft])
+    assert pool.model(config.target) is not model
+
+
+def test_new_tokens_end_with_the_first_stop(tree):
+    config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
+    pool = ModelPool()
+    with pool.patched(config) as answerer:
+        ids = encode(answerer.tokenizer, Sample(0, "Some text to go on from", (), 8, True))
+        free = answerer.answer([ids], 8)[0]
+        new = answerer.model.generate(input_ids=torch.tensor([ids]), max_new_tokens=8, do_sample=False)[
+            0, len(ids) :
+        ].tolist()
+        answerer.stops = [new[2]]
+        stopped, other = answerer.answer([ids, ids[:-3]], 8)
+    assert free.new_tokens == 8
+    assert stopped.new_tokens == new.index(new[2]) + 1
+    assert stopped.text == answerer.tokenizer.decode(new[: stopped.new_tokens], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "expected"),
+    [
+        ("draft_model.model_name_or_path={pair}/stranger", 2, "cannot be a draft for"),
+        ("target_model.model_name_or_path={pair}", 2, "cannot be loaded"),
+        ("dataset.seq_len=2048", 2, "dataset.seq_len: 2048 exceeds the 1024 positions of"),
+        ("dataset.task=niah_single", 2, "'niah_single' is not known (did you mean 'niah_single_"),
+        ("sparse_config.kernel_size=8", 2, "sparse_config.kernel_size: 8 is even"),
+        ("dataset.seq_len=64", 1, "its data cannot be read: BudgetError"),
+        ("target_model.model_name_or_path=nobody/nothing", 2, "the tokenizer nobody/nothing cannot be loaded"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(tree, pair, capsys, override, code, expected):
+    assert cli.main(["--cfg", "cfg/speckv/fwe.yaml", "--set", override.format(pair=pair)]) == code
+    assert expected in capsys.readouterr().err
+    assert not Path("results/speckv/fwe/predictions.jsonl").exists()
+
+
+def test_a_method_that_does_not_fit_the_models_fails_its_run_only(tree, capsys):
+    leaf = yaml.safe_load(Path("cfg/specpc/fwe.yaml").read_text())
+    leaf["sparse_config"]["starting_layer_index"] = 7
+    Path("cfg/specpc/deep.yaml").write_text(yaml.safe_dump(leaf))
+    assert cli.main(["--cfg", "cfg/specpc/deep.yaml", "cfg/full/fwe.yaml", "--limit", "1"]) == 1
+    assert "results/specpc/deep: starting_layer_index" in capsys.readouterr().err
+    assert Path("results/full/fwe/metrics.json").exists()
