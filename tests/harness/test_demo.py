@@ -1,0 +1,49 @@
+"""cfg/demo: what scripts/make_cfg.py writes, and valid."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+
+import pytest
+
+from harness.config import REPOSITORY
+from harness.plan import make_plan
+
+spec = importlib.util.spec_from_file_location("make_cfg", REPOSITORY / "scripts" / "make_cfg.py")
+make_cfg = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make_cfg)
+
+
+@pytest.mark.parametrize("name", make_cfg.TREES)
+def test_the_tree_is_what_the_script_writes(name, tmp_path):
+    make_cfg.write_tree(name, tmp_path)
+    written, committed = (
+        {str(path.relative_to(root)): path.read_text() for path in (root / name).rglob("*.yaml")}
+        for root in (tmp_path, REPOSITORY / "cfg")
+    )
+    assert written == committed
+
+
+def test_files_that_left_the_grid_are_deleted(tmp_path):
+    make_cfg.write_tree("demo", tmp_path)
+    stale = tmp_path / "demo" / "speckv" / "cmax_9999" / "vt.yaml"
+    stale.parent.mkdir()
+    stale.write_text("")
+    make_cfg.write_tree("demo", tmp_path)
+    assert not stale.exists()
+
+
+def test_the_demo_is_one_valid_sweep_of_one_pair(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    plan = make_plan(["cfg/demo/**/*.yaml"], {}, tmp_path)
+    methods = Counter(run.config.sparse_type for run in plan.runs)
+    assert methods == {"full": 11, "draft_only": 11, "speckv": 22, "specpc": 22, "speckvpc": 11}
+    assert len(plan.groups) == 1
+    assert len(plan.groups[0].data) == 11
+    for run in plan.runs:
+        assert run.name.endswith("/" + run.config.dataset["task"])
+        assert run.config.dataset["seq_len"] == 2048
+        if "cmax_" in run.name:
+            method = getattr(run.config.method, "speckv_config", run.config.method)
+            assert f"cmax_{method.max_capacity_prompt:04d}" in run.name
