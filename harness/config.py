@@ -11,12 +11,13 @@ import copy
 import dataclasses
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+import baselines
 from data import get_benchmark
 from data.benchmark import PROTOCOLS
 from draft_approx_llm.configs import config_from_dict
@@ -329,10 +330,14 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
         add("sparse_config.sparse_type", "missing. Name the method, for example `full` or `speckv`")
     else:
         sparse_type = sparse["sparse_type"]
+        baselines.load(str(sparse_type))
         try:
             method = config_from_dict({**sparse, "sparse_type": "full"} if sparse_type == "draft_only" else sparse)
         except ValueError as exc:
             add_error("sparse_config", exc)
+            if str(exc).startswith("sparse_type: unknown"):  # the library cannot know of these
+                others = ", ".join(["draft_only", *baselines.available()])
+                problems[-1] = replace(problems[-1], text=f"{problems[-1].text} Also: {others}.")
 
     draft_only = sparse_type == "draft_only"
     wanted = {"target_model": not draft_only, "draft_model": draft_only or (method is not None and method.needs_draft)}

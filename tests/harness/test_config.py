@@ -9,6 +9,7 @@ import pytest
 import toy
 import yaml
 
+import baselines
 from harness.config import REPOSITORY, ConfigReader, parse_overrides
 from harness.errors import Problem, ProblemsError, format_problems
 
@@ -171,6 +172,24 @@ def test_draft_only_reads_with_the_draft_and_renders_for_the_target(write):
     assert config.tokenizer_spec.model_name_or_path == "toy/target"
     assert config.method.sparse_type == "full"
     assert config.resolved["sparse_config"] == {"sparse_type": "draft_only"}
+
+
+def test_a_file_of_baselines_is_a_method(write, workspace, monkeypatch):
+    code = """
+from dataclasses import dataclass
+from draft_approx_llm.configs import MethodConfig
+@dataclass(frozen=True)
+class HarnessTestConfig(MethodConfig):
+    sparse_type = "harness_test"
+    sinks: int = 4
+"""
+    write("harness_test.py", code)
+    monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(workspace)])
+    config = read(write("cfg/a.yaml", sparse_config={"sparse_type": "harness_test"}))
+    assert config.resolved["sparse_config"] == {"sparse_type": "harness_test", "sinks": 4}
+    text = problems(write("cfg/a.yaml", sparse_config={"sparse_type": "harness_tst"}))
+    assert "Also: draft_only, " in text
+    assert "harness_test" in text
 
 
 def test_overrides_are_yaml_and_reach_any_depth(write):
