@@ -42,7 +42,7 @@ def generate_rows(recipe: Recipe, count: Callable[[str], int], num_rows: int) ->
     `count` gives a text's tokens without any that the tokenizer adds. Row r is the same whatever `num_rows` is.
     Raises BudgetError if a row does not fit, SourceError if a text is missing or has too few questions.
     """
-    generator = _generator(recipe, num_rows)
+    generator = make_generator(recipe, num_rows)
     budget = Budget(recipe.seq_len, recipe.tokens_to_generate, count)
     rows = {"ruler": faithful_rows, "balanced": balanced_rows}[recipe.variant](generator, recipe.seed, budget)
     is_niah = TASKS[recipe.task].family is NIAH
@@ -65,7 +65,8 @@ def _prose(recipe: Recipe) -> Prose:
     return prose_from_file(str(recipe.sources.get("essays")) if recipe.haystack == "essay" else recipe.haystack)
 
 
-def _generator(recipe: Recipe, num_rows: int) -> Generator:
+def make_generator(recipe: Recipe, num_rows: int) -> Generator:
+    """What builds a recipe's samples. Raises SourceError if its texts are missing or have too few questions."""
     task = TASKS[recipe.task]
     wording = Wording.of(task.family, recipe.template)
     if task.family is NIAH:

@@ -35,8 +35,8 @@ class _Chains(Generator):
         for inserted, position in enumerate(draws.line_positions(size, len(chain))):
             lines.insert(position + inserted, chain[inserted])
         before = _rename(example, draws) + "\n" if example else ""
-        context = "\n".join(lines).replace(". \n", ".\n")
-        return self.wording.prompt(names, before_body=before, context=context, query=value, num_v=_HOPS + 1)
+        values = {"context": "\n".join(lines), "query": value, "num_v": _HOPS + 1}
+        return self.wording.prompt(names, before_body=before, **values)
 
     def draw_value(self, draws: Draws) -> str:
         return str(draws.np_rng.randint(10000, 99999))

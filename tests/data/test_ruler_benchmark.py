@@ -150,6 +150,11 @@ def test_thinking_is_off_in_templates_that_can_think():
     assert resolve_template(make_tokenizer(TINY_MARKERS, chat_template=chat)).after == "A:<think>\n\n</think>"
 
 
+def test_a_chat_template_that_prints_the_date_gets_a_fixed_one():
+    chat = "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}:{{ messages[0]['content'] }}"
+    assert resolve_template(make_tokenizer(TINY_MARKERS, chat_template=chat)).before == "26 Jul 2024:"
+
+
 @pytest.mark.parametrize(
     ("model", "markers", "bos", "adds_bos", "template"),
     [

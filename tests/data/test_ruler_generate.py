@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from ruler_helpers import make_recipe, stub_count, tiny_tokenizer, write_questio
 
 from data.ruler.draws import BalancedDraws, CannotBuild, Draws
 from data.ruler.files import token_counter
-from data.ruler.generate import generate_rows
+from data.ruler.generate import generate_rows, make_generator
+from data.ruler.qa import Qa
 from data.ruler.sizing import Budget, BudgetError, Generator, Prompt, faithful_rows
-from data.ruler.sources import KeyWords, SourceError, key_words, list_words
+from data.ruler.sources import KeyWords, SourceError, key_words, list_words, read_qa
 from data.ruler.tasks import TASKS
+from data.ruler.wording import Wording
 
 NIAH_TASKS = [task for task in TASKS if task.startswith("niah")]
 
@@ -138,6 +141,33 @@ def test_qa_keeps_the_questions_own_documents(sources):
         assert all(f"Title {index} {d}\n" in row["input"] for d in range(10))
 
 
+@pytest.mark.parametrize("size", range(1, 12))
+def test_documents_are_chosen_as_upstream_does(size, sources):
+    """Own paragraph, then a sample of the article's others; if they are too few, all of them and a sample of the rest."""
+    data = read_qa("squad", sources.squad)
+    data = replace(data, questions=(replace(data.questions[3], same_article=(7, 5, 9, 11)),))
+    own, more, rng = data.questions[0].context[0], (7, 5, 9, 11), random.Random(42)
+    if size - 1 > 4:
+        rest = [i for i in range(len(data.documents)) if i not in (own, *more)]
+        expected = [own, *more, *rng.sample(rest, size - 5)]
+    else:
+        expected = [own, *rng.sample(more, size - 1)]
+    random.Random(42).shuffle(expected)
+    generator = Qa(TASKS["qa_1"], Wording.of(TASKS["qa_1"].family), data)
+    text = generator.build(size, 0, Draws(42)).text
+    context = "\n\n".join(f"Document {i + 1}:\n{data.documents[d]}" for i, d in enumerate(expected))
+    assert f"given documents.\n\n{context}\n\nAnswer" in text
+
+
+@pytest.mark.parametrize(
+    ("task", "short", "long"),
+    [("niah_single_1", 5, 25), ("niah_multikey_2", 5, 25), ("niah_single_2", 500, 500), ("vt", 5, 10), ("cwe", 10, 10)],
+)
+def test_steps_are_upstreams(task, short, long):
+    for seq_len, step in ((4095, short), (4096, long)):
+        assert make_generator(make_recipe(task, seq_len), 1).step == step
+
+
 def test_more_samples_than_questions_is_an_error(sources):
     with pytest.raises(SourceError, match="13 samples wanted.*12 questions"):
         list(generate_rows(make_recipe("qa_2", 4096, sources=sources), stub_count, 13))
@@ -222,7 +252,7 @@ def test_balanced_depths_cover_the_text_evenly(task):
 
 
 def test_balanced_gold_documents_cover_the_prompt(sources):
-    counts = np.histogram(depths_of("qa_1", 12, sources=sources), bins=3, range=(0, 1))[0]
+    counts = np.histogram(depths_of("qa_1", 24, sources=sources), bins=6, range=(0, 1))[0]
     assert counts.min() >= 3, counts
 
 
