@@ -126,5 +126,6 @@ if __name__ == "__main__":
         time.sleep(float(os.environ.get("TOY_SLEEP", 0)))
 
     pool.on_answer = on_answer
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started with Ctrl-C ignored
     harness.models.ModelPool = lambda: pool
     sys.exit(command.main())
