@@ -143,7 +143,7 @@ def test_qa_keeps_the_questions_own_documents(sources):
 
 @pytest.mark.parametrize("size", range(1, 12))
 def test_documents_are_chosen_as_upstream_does(size, sources):
-    """Own paragraph, then a sample of the article's others; if they are too few, all of them and a sample of the rest."""
+    """Own paragraph, then a sample of its article; if that is too short, all of it and a sample of the rest."""
     data = read_qa("squad", sources.squad)
     data = replace(data, questions=(replace(data.questions[3], same_article=(7, 5, 9, 11)),))
     own, more, rng = data.questions[0].context[0], (7, 5, 9, 11), random.Random(42)
