@@ -264,6 +264,23 @@ def test_lookahead_stops_at_eos(llama_pair, name):
     assert output.stats[0]["lookahead_tokens"] == expected
 
 
+@pytest.mark.parametrize("name", ["speckv", "specpc_original", "speckvpc"])
+def test_a_row_whose_draft_has_ended_records_nothing_more(llama_pair, name):
+    target, draft = llama_pair
+    unpatch_model(draft)
+    prompts = [prompt(N, 6), prompt(N - 9, 7)]
+    said = draft.generate(prompts[0], attention_mask=torch.ones_like(prompts[0]), max_new_tokens=1, do_sample=False)
+    eos = int(said[0, -1])
+    patch_model(target, draft, DROPPING[name])
+    ids, mask = left_padded(prompts)
+    together = run(target, ids, mask, eos_token_id=eos)
+    assert together.stats[0]["lookahead_tokens"] == 1 < together.stats[1]["lookahead_tokens"]
+    for row, one in enumerate(prompts):
+        alone = run(target, one, eos_token_id=eos)
+        assert together.stats[row] == alone.stats[0]
+        assert same_kept(together.kept[row], alone.kept[0])
+
+
 def test_lookahead_null_means_max_new_tokens(llama_pair):
     target, draft = llama_pair
     for config in (
