@@ -36,6 +36,7 @@ class ModelPool:
         self._tokenizers: dict[ModelSpec, Any] = {}
         self._configs: dict[ModelSpec, Any] = {}
         self._models: dict[ModelSpec, Any] = {}
+        self._broken: dict[ModelSpec, ModelError] = {}
 
     def tokenizer(self, spec: ModelSpec) -> Any:
         """The tokenizer of a model. Raises ModelError."""
@@ -63,7 +64,9 @@ class ModelPool:
         return getattr(config, "max_position_embeddings", None)
 
     def model(self, spec: ModelSpec) -> Any:
-        """The model, on its device, in evaluation mode. Raises ModelError."""
+        """The model, on its device, in evaluation mode. Raises ModelError, at once if it failed before."""
+        if spec in self._broken:
+            raise self._broken[spec]
         if spec not in self._models:
             import torch
             from transformers import AutoModelForCausalLM
@@ -73,7 +76,7 @@ class ModelPool:
             device = spec.device
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"
-            with _readable(f"the model {spec.source}"):
+            try:
                 model = AutoModelForCausalLM.from_pretrained(
                     spec.source,
                     revision=spec.revision,
@@ -82,6 +85,11 @@ class ModelPool:
                     attn_implementation=spec.attn_implementation,
                 )
                 self._models[spec] = model.to(device).eval()
+            except Exception as exc:  # transformers, the hub and the device raise many kinds
+                self._broken[spec] = ModelError(
+                    f"the model {spec.source} cannot be loaded: {type(exc).__name__}: {exc}"
+                )
+                raise self._broken[spec] from exc
         return self._models[spec]
 
     def retain(self, specs: Sequence[ModelSpec | None]) -> None:

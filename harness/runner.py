@@ -16,7 +16,7 @@ from harness.config import ModelSpec, show
 from harness.errors import Problem, ProblemsError
 from harness.metrics import run_metrics
 from harness.models import ModelError, ModelPool, encode, free_memory
-from harness.plan import DataGroup, PairGroup, Plan, Run
+from harness.plan import Plan, Run
 from harness.results import ResultsError, RunWriter, Status
 
 
@@ -89,24 +89,24 @@ class Runner:
                     runs = [run for run in group.runs if self.plan.states[run.name].status is not Status.DONE]
                     if runs:
                         self.pool.retain((pair.target, pair.draft))
-                        self._data_group(pair, DataGroup(runs))
+                        self._data_group(runs)
         return self.report
 
-    def _data_group(self, pair: PairGroup, group: DataGroup) -> None:
-        first = group.runs[0]
+    def _data_group(self, runs: Sequence[Run]) -> None:
+        first = runs[0]
         limit = self.plan.limit
         self.bar.set_postfix_str(f"making or reading the data of {first.name}")
         try:
             tokenizer = self.pool.tokenizer(first.config.tokenizer_spec)
             loaded = first.benchmark.load(first.config.dataset, tokenizer, first.config.protocol, limit)
         except Exception as exc:  # a benchmark may need files, a network, more tokens than fit …: its message says so
-            self._fail(group.runs, f"its data cannot be read: {_brief(exc)}")
+            self._fail(runs, f"its data cannot be read: {_brief(exc)}")
             return
         if not loaded:
-            self._fail(group.runs, "its data set is empty")
+            self._fail(runs, "its data set is empty")
             return
         data = Samples(loaded, limit is None or len(loaded) < limit, tokenizer)
-        for run in group.runs:
+        for run in runs:
             self._run(run, data)
 
     def _run(self, run: Run, data: Samples) -> None:

@@ -11,7 +11,7 @@ from statistics import fmean
 from harness.config import flatten
 from harness.metrics import costs, interval, subset_label
 from harness.plan import Plan, Run
-from harness.results import RunFolder, Status, write_atomically
+from harness.results import ResultsError, RunFolder, Status, write_atomically
 
 CONTROLS = ("full", "draft_only")
 # the order of the columns, and names for narrow ones; other tasks follow, in full
@@ -113,11 +113,15 @@ def summarise(plan: Plan, output: Path, failures: Mapping[str, str]) -> tuple[st
     """Tables over the plan's finished runs: (text for the terminal, the Markdown file that was written)."""
     results, missing = [], []
     for run in plan.runs:
-        result = read_result(run, plan.limit)
+        try:
+            result = read_result(run, plan.limit)
+            why = failures.get(run.name, "not finished")
+        except ResultsError as exc:  # broken since the sweep began
+            result, why = None, str(exc)
         if result:
             results.append(result)
         else:
-            missing.append(f"{run.name}: {failures.get(run.name, 'not finished')}")
+            missing.append(f"{run.name}: {why}")
     prefix = os.path.commonpath([os.path.dirname(run.name) for run in plan.runs])
     text, markdown = [], [f"# Summary of {prefix or 'the sweep'}"]
     for key in sorted({(r.benchmark, r.protocol) for r in results}):
@@ -142,17 +146,16 @@ def read_result(run: Run, limit: int | None) -> Result | None:
     rows = [row for row in folder.rows() if row["error"] is None][:limit]
     config = run.config
     whole = folder.metrics()["whole"] and len(rows) == folder.metrics()["n"]
-    models = {"target": config.target, "draft": config.draft}
     options = flatten({k: v for k, v in config.resolved.items() if k not in ("wandb", "batch_size")})
     return Result(
         benchmark=config.dataset["dataset_name"],
         protocol=config.protocol,
         task=str(config.dataset.get("task", config.dataset["dataset_name"])),
-        pair=(models["target"] or models["draft"]).label,
+        pair=(config.target or config.reader).label,
         seq_len=str(config.dataset.get("seq_len", "")),
         method=config.sparse_type,
         budget=tuple(v for k, v in options.items() if k.rpartition(".")[2] == "max_capacity_prompt" and v is not None),
-        options=tuple((key.partition(".")[2] or key, str(value)) for key, value in options.items()),
+        options=tuple((key.removeprefix("sparse_config."), str(value)) for key, value in options.items()),
         scores=tuple(row[f"score_{config.protocol}"] for row in rows),
         costs=costs(rows),
         subset=subset_label(len(rows), whole, run.full_size),

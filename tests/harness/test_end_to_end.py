@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -20,7 +22,7 @@ from data import get_benchmark
 from data.benchmark import Sample
 from data.builtin.prose import essay
 from harness.config import REPOSITORY, ConfigReader
-from harness.models import ModelPool, encode
+from harness.models import ModelError, ModelPool, encode
 
 SEQ_LEN = 512
 METHODS = {
@@ -187,6 +189,18 @@ def test_models_are_left_as_they_were_and_loaded_once(tree):
     assert pool.model(config.target) is model
     pool.retain([config.draft])
     assert pool.model(config.target) is not model
+
+
+def test_a_model_that_cannot_be_loaded_is_tried_once(tree, pair, workspace, monkeypatch):
+    shutil.copytree(pair / "target", workspace / "broken")
+    (workspace / "broken" / "model.safetensors").write_bytes(b"cut off")
+    spec = replace(ConfigReader().leaf(Path("cfg/full/fwe.yaml")).target, model_name_or_path="broken")
+    pool = ModelPool()
+    with pytest.raises(ModelError, match="the model broken cannot be loaded"):
+        pool.model(spec)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("tried again"))
+    with pytest.raises(ModelError, match="the model broken cannot be loaded"):
+        pool.model(spec)
 
 
 def test_new_tokens_end_with_the_first_stop(tree):

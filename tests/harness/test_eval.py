@@ -117,7 +117,7 @@ def test_failed_samples_make_the_exit_code(write, command):
     write("cfg/b.yaml")
     done = command("--cfg", "cfg", TOY_FAIL="3")
     assert done.returncode == 1
-    assert "results/a: 1 of 8 samples failed, the first with: RuntimeError: out of toys" in done.stderr
+    assert "results/a, results/b: 1 of 8 samples failed, the first with: RuntimeError: out of toys" in done.stderr
     assert "Missing, and blank above: 2 runs" in done.stdout
     assert command("--cfg", "cfg").returncode == 0
 

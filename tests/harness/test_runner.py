@@ -13,6 +13,7 @@ from harness.models import ModelError
 from harness.plan import make_plan
 from harness.results import RunFolder
 from harness.runner import Runner, batches, preflight
+from harness.summary import summarise
 
 
 def run(pool=None, limit=None, overwrite=False, overrides=None):
@@ -230,6 +231,8 @@ def test_a_broken_file_fails_its_run_and_the_sweep_goes_on(write):
     report = Runner(plan, toy.ToyPool()).run()
     assert report.finished == ["b"]
     assert "line 1" in report.failures["a"]
+    text, _ = summarise(plan, Path("results"), report.failures)
+    assert "a: results/a/predictions.jsonl: line 1" in text
 
 
 def test_rows_can_be_read_by_anyone(write):

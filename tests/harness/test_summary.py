@@ -111,6 +111,14 @@ def test_runs_that_would_share_a_cell_are_told_apart(write):
     assert line(text, "speckv window_size=16 64")
 
 
+def test_drafts_of_one_target_are_told_apart(write):
+    for name in ("one", "two"):
+        write(f"cfg/demo/{name}.yaml", draft_model={"model_name_or_path": f"toy/{name}"})
+    text, _ = sweep()
+    assert line(text, "speckv draft_model.model_name_or_path=toy/one 64")
+    assert line(text, "speckv draft_model.model_name_or_path=toy/two 64")
+
+
 def test_protocols_are_never_mixed_in_a_table(write):
     write("cfg/demo/a.yaml")
     write("cfg/demo/b.yaml", protocol="paper")
