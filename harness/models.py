@@ -86,9 +86,8 @@ class ModelPool:
                 )
                 self._models[spec] = model.to(device).eval()
             except Exception as exc:  # transformers, the hub and the device raise many kinds
-                self._broken[spec] = ModelError(
-                    f"the model {spec.source} cannot be loaded: {type(exc).__name__}: {exc}"
-                )
+                text = f"the model {spec.source} cannot be loaded: {type(exc).__name__}: {exc}"
+                self._broken[spec] = ModelError(text)
                 raise self._broken[spec] from exc
         return self._models[spec]
 
