@@ -198,6 +198,15 @@ def test_a_sliding_layer_keeps_nothing_that_no_later_query_sees():
     assert run(target, prompt(N, 6)).stats[0]["kept_tokens"] == (2 * (window - 1) + N) / 3
 
 
+def test_the_sliding_window_moves_on_while_decoding():
+    target, _ = tiny_pair("gemma3")
+    ids = prompt(target.config.sliding_window - 4, 6)
+    expected = run(target, ids, max_new_tokens=12, output_logits=True)
+    patch_model(target, None, FullConfig())
+    got = run(target, ids, max_new_tokens=12, output_logits=True)
+    torch.testing.assert_close(got.logits, expected.logits, atol=1e-5, rtol=1e-4)
+
+
 def test_sparse_prefill_alone_drops_nothing(llama_pair):
     target, draft = llama_pair
     patch_model(target, draft, speckv(None, prefill_window_size=20, prefill_vertical_size=16))
