@@ -203,20 +203,40 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(tree, pair, workspace, monk
         pool.model(spec)
 
 
-def test_new_tokens_end_with_the_first_stop(tree):
+def test_an_answer_ends_with_its_first_stop_and_takes_its_share_of_the_time(tree, monkeypatch):
     config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
     pool = ModelPool()
     with pool.patched(config) as answerer:
         ids = encode(answerer.tokenizer, Sample(0, "Some text to go on from", (), 8, True))
         free = answerer.answer([ids], 8)[0]
-        new = answerer.model.generate(input_ids=torch.tensor([ids]), max_new_tokens=8, do_sample=False)[
-            0, len(ids) :
-        ].tolist()
-        answerer.stops = [new[2]]
+        generate, outputs = answerer.model.generate, []
+
+        def record(**arguments):
+            outputs.append(generate(**arguments))
+            return outputs[-1]
+
+        new = generate(input_ids=torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
+        answerer.stops, answerer.pad = [new[2]], new[0]  # padding that decoding would not leave out by itself
+        monkeypatch.setattr(answerer.model, "generate", record)
         stopped, other = answerer.answer([ids, ids[:-3]], 8)
+        monkeypatch.undo()
     assert free.new_tokens == 8
-    assert stopped.new_tokens == new.index(new[2]) + 1
+    assert stopped.new_tokens == new.index(new[2]) + 1 < other.new_tokens
     assert stopped.text == answerer.tokenizer.decode(new[: stopped.new_tokens], skip_special_tokens=True)
+    for phase, seconds in outputs[0].timings.items():
+        assert stopped.seconds[phase] + other.seconds[phase] == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_the_sample_says_whether_the_tokenizer_adds_its_own_bos(adds):
+    asked = []
+
+    def tokenizer(text, add_special_tokens):
+        asked.append(add_special_tokens)
+        return {"input_ids": [len(text)]}
+
+    assert encode(tokenizer, Sample(0, "abc", (), 8, adds)) == [3]
+    assert asked == [adds]
 
 
 @pytest.mark.parametrize(
