@@ -9,11 +9,16 @@ import pytest
 import toy
 
 from harness.errors import ProblemsError
+from harness.metrics import costs
 from harness.models import ModelError
 from harness.plan import make_plan
 from harness.results import RunFolder
 from harness.runner import Runner, batches, preflight
 from harness.summary import summarise
+
+
+STATS = ("kept_tokens", "read_tokens", "lookahead_tokens", "cache_bytes", "peak_cache_bytes", "draft_cache_bytes")
+SECONDS = {"draft": 1.0, "prefill": 2.0, "decode": 3.0}
 
 
 def run(pool=None, limit=None, overwrite=False, overrides=None):
@@ -113,6 +118,28 @@ def test_a_data_set_is_rendered_once_for_all_its_runs(write, benchmark):
     run(pool)
     assert benchmark.loads == ["add", "sub"]
     assert len(pool.loaded) == 6
+
+
+def test_only_the_models_of_the_pair_at_work_are_kept(write):
+    write("cfg/a.yaml")
+    write("cfg/b.yaml", target_model={"model_name_or_path": "toy/second"})
+    pool = toy.ToyPool()
+    run(pool)
+    assert pool.retained == [("toy/target", "toy/draft"), ("toy/second", "toy/draft")]
+
+
+def test_costs_are_means_but_the_peak():
+    rows = [
+        {"stats": dict.fromkeys(STATS, x) | {"prompt_tokens": 8}, "new_tokens": x, "seconds": SECONDS} for x in (2, 4)
+    ]
+    found = costs(rows)
+    assert (found["kept_fraction"], found["cache_bytes"], found["new_tokens"], found["decode_seconds"]) == (
+        0.375,
+        3,
+        3,
+        3,
+    )
+    assert found["peak_cache_bytes"] == 4
 
 
 def test_a_batch_predicts_what_singles_do(write):

@@ -70,6 +70,7 @@ class ToyPool:
         self.fail, self.limit = set(fail), positions
         self.loaded: list[str] = []
         self.batches: list[int] = []
+        self.retained: list[tuple] = []
         self.on_answer = lambda: None
 
     def tokenizer(self, spec):
@@ -82,7 +83,7 @@ class ToyPool:
         pass
 
     def retain(self, specs):
-        pass
+        self.retained.append(tuple(spec and spec.label for spec in specs))
 
     @contextmanager
     def patched(self, config):
