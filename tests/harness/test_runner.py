@@ -16,7 +16,6 @@ from harness.results import RunFolder
 from harness.runner import Runner, batches, preflight
 from harness.summary import summarise
 
-
 STATS = ("kept_tokens", "read_tokens", "lookahead_tokens", "cache_bytes", "peak_cache_bytes", "draft_cache_bytes")
 SECONDS = {"draft": 1.0, "prefill": 2.0, "decode": 3.0}
 
