@@ -38,5 +38,8 @@ class Benchmark(Protocol):
     def load(self, dataset: dict, tokenizer, protocol: str, limit: int | None = None) -> list[Sample]:
         """The first `limit` samples (all with None), creating data that is missing; deterministic."""
 
+    def full_size(self, dataset: dict) -> int | None:
+        """Rows of the published data set, so that a mean over fewer is labelled; None where nobody has said."""
+
     def score(self, sample: Sample, prediction: str) -> dict[str, float]:
         """`{"official": s, "paper": s}`, each 0 to 100, for one prediction."""

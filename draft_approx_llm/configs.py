@@ -78,6 +78,8 @@ def config_from_dict(settings: dict[str, Any]) -> MethodConfig:
 
 
 def _nearest(key: str, valid: Any) -> str:
+    if not valid:
+        return " It has no settings: leave the key out."
     close = difflib.get_close_matches(key, list(valid), n=1)
     return f" Did you mean {close[0]!r}?" if close else f" Valid: {', '.join(sorted(valid))}."
 

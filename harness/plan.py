@@ -69,8 +69,7 @@ class Run:
     @property
     def full_size(self) -> int | None:
         """Rows of the published data set, where the benchmark says; a mean over fewer is labelled."""
-        size = getattr(self.benchmark, "full_size", None)
-        return size(self.config.dataset) if size else self.rows
+        return self.benchmark.full_size(self.config.dataset) or self.rows
 
 
 @dataclass

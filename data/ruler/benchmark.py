@@ -84,6 +84,10 @@ class RulerBenchmark:
         identity["generator_version"] = GENERATOR_VERSION
         return {"benchmark": self.name, **identity, "tokens_to_generate": task.family.tokens_to_generate[protocol]}
 
+    def full_size(self, dataset: dict) -> int:
+        """RULER's own number of samples a task."""
+        return DEFAULTS["num_samples"]
+
     def recipe(self, dataset: dict, tokenizer, protocol: str) -> Recipe:
         """How the samples of a `dataset:` section are made for a tokenizer. Raises ValueError as `validate` does."""
         self.validate(dataset, protocol)

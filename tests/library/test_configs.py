@@ -60,6 +60,7 @@ def test_the_yaml_form_round_trips(config):
             {"sparse_type": "speckvpc", "speckv_config": {"lookahead_tokens": 3}},
             "speckv_config.lookahead_tokens: 3 differs.*draft runs once",
         ),
+        ({"sparse_type": "full", "window_size": 3}, "window_size: unknown key.*It has no settings"),
         ([], "must be a mapping"),
     ],
 )
