@@ -71,9 +71,8 @@ def config_from_dict(settings: dict[str, Any]) -> MethodConfig:
         raise ValueError(f"sparse_config must be a mapping with a sparse_type, not {settings!r}")
     name = settings.get("sparse_type")
     if name not in _REGISTRY:
-        choices = ", ".join(sorted(_REGISTRY))
-        problem = "missing" if name is None else f"unknown method {name!r}"
-        raise ValueError(f"sparse_type: {problem}. Choose one of {choices}.{_nearest(str(name), _REGISTRY)}")
+        problem = "missing." if name is None else f"unknown method {name!r}."
+        raise ValueError(f"sparse_type: {problem}{_nearest(str(name), _REGISTRY)}")
     return _REGISTRY[name].from_dict(settings)
 
 

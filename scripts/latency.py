@@ -93,9 +93,9 @@ def main() -> None:
     target, draft = random_model(args.target, device, dtype), random_model(args.draft, device, dtype)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, {args.target} with {args.draft}, {dtype}, {args.new_tokens} new tokens")
-    print(
-        f"{'prompt':>7} {'method':14} {'draft s':>8} {'prefill':>8} {'decode':>8} {'KV MiB':>9} {'peak KV':>9} {'all MiB':>9}"
-    )
+    columns = ("draft s", "prefill", "decode", "KV MiB", "peak KV", "all MiB")
+    widths = (8, 8, 8, 9, 9, 9)
+    print(f"{'prompt':>7} {'method':14}", *(name.rjust(width) for name, width in zip(columns, widths, strict=True)))
     for n in args.prompt:
         ids = torch.randint(3, 128000, (1, n), device=device)
         for method_name, method in METHODS.items():

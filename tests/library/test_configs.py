@@ -36,7 +36,7 @@ def test_the_yaml_form_round_trips(config):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "sparse_type: missing. Choose one of full, speckv"),
+        ({}, "sparse_type: missing. Valid: .*full.*speckv"),
         ({"sparse_type": "spekcv"}, "sparse_type: unknown method 'spekcv'.*Did you mean 'speckv'"),
         ({"sparse_type": "speckv", "window": 3}, "window: unknown key.*Did you mean 'window_size'"),
         ({"sparse_type": "speckv", "kernel_size": 64}, "kernel_size: 64 is even.*Use 63 or 65"),
