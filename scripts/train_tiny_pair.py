@@ -100,13 +100,19 @@ def train(args: argparse.Namespace) -> None:
     parameters = sum(p.numel() for p in run.model.parameters())
     say(f"{args.model}: {parameters / 1e6:.2f}M parameters, ready after {time.monotonic() - began:.0f}s")
     left = args.call_minutes * 60 - (time.monotonic() - began)
-    prefix = args.name or args.model
+    prefix, exports = args.name or args.model, args.export or args.out
+    due = [seconds for seconds in sorted(args.snapshots) if seconds > run.progress.seconds]
+
+    def snapshot() -> None:
+        if due and run.progress.seconds >= due[0]:
+            run.export(exports / f"{prefix}_{due.pop(0)}")
+
     try:
-        run.train(left, lambda text: say(f"{prefix} {text}"), args.every, args.steps)
+        run.train(left, lambda text: say(f"{prefix} {text}"), args.every, args.steps, snapshot)
     finally:
         run.feed.close()
         run.save(checkpoint)
-        run.export((args.export or args.out) / (args.name or args.model))
+        run.export(exports / prefix)
     say(f"{prefix}: step {run.progress.step}, {run.progress.seconds:.0f}s trained, saved to {checkpoint}")
 
 
@@ -145,11 +151,12 @@ def main() -> None:
     mode = modes.add_parser("train", help="train one model")
     mode.add_argument("--model", choices=("target", "draft"), required=True)
     mode.add_argument("--minutes", type=float, default=20, help="length of the whole training (decides the decay)")
-    mode.add_argument("--call_minutes", type=float, default=1e9, help="stop this call after so long, compiling included")
+    mode.add_argument("--call_minutes", type=float, default=1e9, help="stop this call by then (compiling included)")
     mode.add_argument("--steps", type=int, help="stop this call after so many steps")
     mode.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
     mode.add_argument("--export", type=Path, help="folder of the exported weights (default: --out)")
     mode.add_argument("--name", help="name of checkpoint and export (default: --model)")
+    mode.add_argument("--snapshots", type=int, nargs="*", default=[], help="export also after these many seconds")
     mode.add_argument("--resume", action="store_true")
     mode.add_argument("--init", type=Path, help="exported weights to start from")
     mode.add_argument("--first_phase", type=int, default=0)

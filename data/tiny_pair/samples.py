@@ -173,6 +173,7 @@ class Sampler:
         if turns > 1:
             room = length // (70 + 30 * (value_kind == "uuids") + 60 * (key_kind == "uuids"))
             n_keys = max(n_keys, min(turns, room) + int(rng.random() * 4))
+            n_keys = min(n_keys, max((length - 130) // 45, 1))
             if n_values > 1:
                 n_values, n_keys = 2 + int(rng.random() * 3), max(1, n_keys // 3)
         single = n_asked * n_values == 1
@@ -267,9 +268,7 @@ class Sampler:
             cut = [self.t(p) for p in self._cut("needle", value_kind)]
             left, lines = budget - sum(len(n) + 1 for n in needles), []
             while True:
-                lines.append(
-                    cut[0] + self.key(key_kind, rng) + cut[1] + self.value(value_kind, rng) + cut[2]
-                )
+                lines.append(cut[0] + self.key(key_kind, rng) + cut[1] + self.value(value_kind, rng) + cut[2])
                 left -= len(lines[-1]) + 1
                 if left < 0:
                     lines.pop()

@@ -55,8 +55,8 @@ class Phase:
 
 
 CURRICULUM = (
-    Phase("recall-128", {128: 1.0}, {"recall": 1.0}, 1.0, 0.90, 0.15),
-    Phase("recall-512", {512: 1.0}, {"recall": 3.0} | NIAH_MIX, 1.0, 0.90, 0.20),
+    Phase("recall-256", {256: 1.0}, {"recall": 1.0, "niah_multikey_2": 1.0, "niah_single_1": 0.5}, 1.0, 0.90, 0.15),
+    Phase("turns-512", {512: 1.0}, {"recall": 2.0} | NIAH_MIX, 1.0, 0.90, 0.20),
     Phase("turns-1024", {512: 0.4, 1024: 0.6}, {"recall": 1.0} | RULER_MIX, 0.9, 0.90, 0.20),
     Phase("ruler", {512: 0.10, 1024: 0.25, 2048: 0.40, 4096: 0.25}, RULER_MIX, 0.6, 2.0, 1.0),
 )
@@ -85,10 +85,27 @@ class Settings:
     phases: tuple[Phase, ...] = CURRICULUM
 
 
+ROPE_THETA = 1e6
 MODELS = {
-    "target": dict(hidden_size=384, intermediate_size=768, num_hidden_layers=6, heads=6, kv_heads=2),
-    "draft": dict(hidden_size=192, intermediate_size=384, num_hidden_layers=4, heads=3, kv_heads=1),
+    "target": {
+        "hidden_size": 384,
+        "intermediate_size": 768,
+        "num_hidden_layers": 6,
+        "heads": 6,
+        "kv_heads": 2,
+    },
+    "draft": {
+        "hidden_size": 192,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "heads": 3,
+        "kv_heads": 1,
+    },
 }
+# Where the heads of layer 0 look at the start of training, by KV head: from a value back to its key's second word (3),
+# from the end of a question back to it (6: "... mentioned in the provided text is"; 2: " is:"), likewise the first
+# word (5, 8), and the token before (1).
+_OFFSETS = {2: ((3, 6, 2), (5, 8, 1)), 1: ((3, 6, 1),)}
 
 
 def build_model(shape: dict, vocab_size: int, seed: int = 0) -> LlamaForCausalLM:
@@ -103,7 +120,7 @@ def build_model(shape: dict, vocab_size: int, seed: int = 0) -> LlamaForCausalLM
         num_key_value_heads=shape["kv_heads"],
         head_dim=shape.get("head_dim", 64),
         max_position_embeddings=MODEL_MAX_LENGTH,
-        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=True,
         pad_token_id=PAD,
         bos_token_id=BOS,
@@ -111,6 +128,75 @@ def build_model(shape: dict, vocab_size: int, seed: int = 0) -> LlamaForCausalLM
         attn_implementation="sdpa",
     )
     return LlamaForCausalLM(config)
+
+
+@torch.no_grad()
+def wire(model: LlamaForCausalLM) -> None:
+    """Starts the first layers as induction heads, which random weights take very long to find.
+
+    Layer 0's heads look a fixed distance back (`_OFFSETS`) and write what they see into subspaces of their own. Layer
+    1's heads compare a question's key with the key before a value, layer 2's the current token with the token before;
+    both copy what they find. All of it is ordinary weights that training goes on to change.
+    """
+    config, layers = model.config, model.model.layers
+    d, kv, dim = config.hidden_size, config.num_key_value_heads, config.head_dim
+    group, half = config.num_attention_heads // kv, dim // 2
+    frequency = ROPE_THETA ** (-torch.arange(half) / half)
+    # contents are compared where RoPE hardly turns over the distances that matter
+    slow = torch.nonzero(frequency * MODEL_MAX_LENGTH / 2 < math.pi / 2).flatten()
+    slow = torch.cat([slow, slow + half])
+    content = len(slow)
+    fast = torch.arange(8)
+
+    # the residual stream: one direction that is the same for every token (what positional heads look at), a subspace
+    # for what each head of layer 0 writes, and the rest for the tokens themselves
+    basis = _orthonormal(d, d)
+    constant, used = basis[0], 1 + kv * group * content
+    written = [[basis[1 + (g * group + j) * content :][:content] for j in range(group)] for g in range(kv)]
+    seen = [_orthonormal(content, d - used) @ basis[used:] for _ in range(kv)]
+    embeddings = model.model.embed_tokens.weight
+    size = embeddings.norm(dim=1).mean()
+    own = embeddings @ basis[used:].T @ basis[used:]
+    embeddings.copy_(F.normalize(own, dim=1) * size + 0.7 * size * constant)
+
+    model.model.norm.weight.fill_(4.0)  # small embeddings, many tokens: sharp enough to be sure of a copy
+    for layer in layers:  # nothing else writes yet
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    attention = layers[0].self_attn
+    for g, offsets in enumerate(_OFFSETS[kv]):
+        key = torch.zeros(dim)
+        key[fast] = 1.0
+        attention.k_proj.weight[g * dim : (g + 1) * dim] += torch.outer(key, constant) * 0.7
+        attention.v_proj.weight[g * dim : g * dim + content] = seen[g]
+        for j, offset in enumerate(offsets):
+            query = torch.zeros(dim)
+            angle = -offset * frequency[fast]
+            query[fast], query[fast + half] = torch.cos(angle), torch.sin(angle)
+            rows = slice((g * group + j) * dim, (g * group + j + 1) * dim)
+            attention.q_proj.weight[rows] += torch.outer(query, constant) * 8.0
+            out = attention.o_proj.weight[:, rows]
+            out[:, :content] = written[g][j].T * (0.6 * size / math.sqrt(content))
+
+    def compare(layer: int, g: int, queries: list[torch.Tensor | None], key: torch.Tensor) -> None:
+        attention = layers[layer].self_attn
+        attention.k_proj.weight[slow + g * dim] = key * 2.5
+        value = _orthonormal(dim, d - used) @ basis[used:]
+        attention.v_proj.weight[g * dim : (g + 1) * dim] = value
+        for j, query in enumerate(queries):
+            if query is not None:
+                rows = (g * group + j) * dim
+                attention.q_proj.weight[slow + rows] = query * 2.5
+                attention.o_proj.weight[:, rows : rows + dim] = value.T * (4 * size / math.sqrt(dim))
+
+    compare(1, 0, [None, written[0][1], written[0][2] if kv > 1 else None], written[0][0])
+    if kv > 1:
+        compare(1, 1, [None, written[1][1], None], written[1][0])
+    compare(2, 0, [seen[-1], None, None], written[-1][2])
+
+
+def _orthonormal(rows: int, columns: int) -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(columns, rows))[0].T
 
 
 class Muon:
@@ -323,6 +409,7 @@ class Run:
         with open(tokenizer_dir / "tokenizer.json", encoding="utf-8") as file:
             tokenizer = json.load(file)
         self.model = build_model(settings.model, len(tokenizer["model"]["vocab"]), settings.seed)
+        wire(self.model)
         if init:
             self.model.load_state_dict(LlamaForCausalLM.from_pretrained(init, dtype=torch.float32).state_dict())
         self.model.to(device).train()
@@ -380,8 +467,18 @@ class Run:
         self.meter.recent.clear()
         return True
 
-    def train(self, seconds: float, log: Callable[[str], None], every: int = 100, steps: int | None = None) -> None:
-        """Trains until the run is over, or `seconds` (of this call) or `steps` have passed."""
+    def train(
+        self,
+        seconds: float,
+        log: Callable[[str], None],
+        every: int = 100,
+        steps: int | None = None,
+        after: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Trains until the run is over, or `seconds` (of this call) or `steps` have passed.
+
+        `log` gets a line every `every` steps; then `after` is called.
+        """
         start = mark = time.monotonic()
         before, first_step, tokens = self.progress.seconds, self.progress.step, 0
         while self.progress.share(self.settings) < 1 and time.monotonic() - start < seconds:
@@ -402,6 +499,7 @@ class Run:
             log(text + f"first {first:.3f} {rate:.2f}M/s{detail}")
             if self.advance():
                 log(f"-> {self.settings.phases[self.progress.phase].name}")
+            after()
 
     def save(self, path: Path) -> None:
         """A checkpoint from which `resume` goes on exactly."""
