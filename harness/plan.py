@@ -49,7 +49,8 @@ class Run:
             if section in tree:
                 model = {k: v for k, v in tree[section].items() if k not in NOT_IN_FINGERPRINT_OF_MODELS}
                 tree[section] = model | {"files": folder_digest(local_folder(model["model_name_or_path"]))}
-        return tree | {"benchmark": self.identity}
+        # More samples are the same ones and others after them: asking for more goes on, it does not begin again.
+        return tree | {"benchmark": {key: value for key, value in self.identity.items() if key != "num_samples"}}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -65,6 +66,11 @@ class Run:
     def rows(self) -> int | None:
         """How many samples the config asks for, where that is known before the data are read."""
         return self.identity.get("num_samples", self.config.dataset.get("num_samples"))
+
+    def asked(self, limit: int | None) -> int | None:
+        """How many samples are to be done, where that is known before the data are read; `limit` is the sweep's."""
+        counts = [n for n in (limit, self.rows) if n is not None]
+        return min(counts) if counts else None
 
     @property
     def full_size(self) -> int | None:
@@ -118,8 +124,8 @@ class Plan:
         state = self.states[run.name]
         if state.status is Status.DONE:
             return 0
-        counts = [n for n in (self.limit, run.rows) if n is not None]
-        return max(0, min(counts) - state.rows) if counts else None
+        asked = run.asked(self.limit)
+        return None if asked is None else max(0, asked - state.rows)
 
 
 def make_plan(
@@ -164,7 +170,7 @@ def make_plan(
         if overwrite:
             continue
         try:
-            state = RunFolder(run.folder).state(run.fingerprint, limit, run.basis)
+            state = RunFolder(run.folder).state(run.fingerprint, run.asked(limit), run.basis)
         except ResultsError as exc:
             where, _, text = str(exc).partition(": ")
             problems.append(Problem(where, "", text))

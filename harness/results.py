@@ -88,8 +88,8 @@ class RunFolder:
             rows[index] = row
         return [rows[index] for index in sorted(rows)]
 
-    def state(self, fingerprint: str, limit: int | None, basis: Mapping[str, Any]) -> State:
-        """How far the run with this fingerprint is, when its first `limit` samples (None: all) are asked for.
+    def state(self, fingerprint: str, asked: int | None, basis: Mapping[str, Any]) -> State:
+        """How far the run with this fingerprint is, when its first `asked` samples (None: all) are asked for.
 
         `basis` is what the fingerprint was made from; it serves to say what differs. Raises ResultsError.
         """
@@ -97,7 +97,7 @@ class RunFolder:
         if metrics is not None:
             if metrics.get("fingerprint") != fingerprint:
                 return State(Status.CONFLICT, int(metrics.get("n", 0)), self._difference(basis))
-            if metrics["whole"] or (limit is not None and metrics["n"] >= limit):
+            if metrics["whole"] if asked is None else metrics["n"] >= asked:
                 return State(Status.DONE, metrics["n"])
         rows = self.rows()
         if any(row["fingerprint"] != fingerprint for row in rows):

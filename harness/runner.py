@@ -95,7 +95,7 @@ class Runner:
     def _data_group(self, runs: Sequence[Run]) -> None:
         first = runs[0]
         limit = self.plan.limit
-        self.bar.set_postfix_str(f"making or reading the data of {first.name}")
+        self.bar.set_postfix_str(f"making or reading the data of {first.name}", refresh=False)
         try:
             tokenizer = self.pool.tokenizer(first.config.tokenizer_spec)
             loaded = first.benchmark.load(first.config.dataset, tokenizer, first.config.protocol, limit)
@@ -140,7 +140,7 @@ class Runner:
                     if row["error"] is None:
                         scores.append(row[f"score_{run.config.protocol}"])
                 running = f"{np.mean(scores):.1f}" if scores else "-"
-                self.bar.set_postfix_str(f"{run.name}, score {running}")
+                self.bar.set_postfix_str(f"{run.name}, score {running}", refresh=False)
                 self.bar.update(len(rows))
 
     def _answer(self, run: Run, batch: Sequence[Sample], data: Samples, answerer: Any) -> list[dict]:

@@ -141,9 +141,10 @@ def summarise(plan: Plan, output: Path, failures: Mapping[str, str]) -> tuple[st
 def read_result(run: Run, limit: int | None) -> Result | None:
     """A run's first `limit` samples (None: all), or None if they are not all there. Raises ResultsError."""
     folder = RunFolder(run.folder)
-    if folder.state(run.fingerprint, limit, run.basis).status is not Status.DONE:
+    asked = run.asked(limit)
+    if folder.state(run.fingerprint, asked, run.basis).status is not Status.DONE:
         return None
-    rows = [row for row in folder.rows() if row["error"] is None][:limit]
+    rows = [row for row in folder.rows() if row["error"] is None][:asked]
     config = run.config
     whole = folder.metrics()["whole"] and len(rows) == folder.metrics()["n"]
     options = flatten({k: v for k, v in config.resolved.items() if k not in ("wandb", "batch_size")})

@@ -82,6 +82,24 @@ def test_a_limit_is_a_prefix_that_grows_and_never_shrinks(write):
     assert metrics()["n"] == 8
 
 
+def test_asking_for_more_samples_goes_on_and_for_fewer_takes_the_first(write):
+    dataset = dict(toy.LEAF["dataset"])
+    write("cfg/a.yaml", dataset=dataset | {"num_samples": 3})
+    run()
+    first = rows()
+    write("cfg/a.yaml", dataset=dataset | {"num_samples": 5})
+    pool = toy.ToyPool()
+    run(pool)
+    assert len(pool.batches) == 2
+    assert rows()[:3] == first
+    assert (metrics()["n"], metrics()["whole"]) == (5, True)
+    write("cfg/a.yaml", dataset=dataset | {"num_samples": 2})
+    pool = toy.ToyPool()
+    run(pool)
+    assert pool.batches == []
+    assert metrics()["n"] == 5
+
+
 def test_a_limit_beyond_the_data_set_is_the_whole(write):
     write("cfg/a.yaml")
     run(limit=100)
