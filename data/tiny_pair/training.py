@@ -137,8 +137,17 @@ def wire(model: LlamaForCausalLM) -> None:
     Layer 0's heads look a fixed distance back (`_OFFSETS`) and write what they see into subspaces of their own. Layer
     1's heads compare a question's key with the key before a value, layer 2's the current token with the token before;
     both copy what they find. All of it is ordinary weights that training goes on to change.
+
+    Raises:
+        ValueError: the model has fewer than three layers, or heads that `_OFFSETS` says nothing about.
     """
     config, layers = model.config, model.model.layers
+    if (
+        len(layers) < 3
+        or config.num_attention_heads != 3 * config.num_key_value_heads
+        or config.num_key_value_heads not in _OFFSETS
+    ):
+        raise ValueError("only models of at least 3 layers with 3 query heads on each of 1 or 2 KV heads can be wired")
     d, kv, dim = config.hidden_size, config.num_key_value_heads, config.head_dim
     group, half = config.num_attention_heads // kv, dim // 2
     frequency = ROPE_THETA ** (-torch.arange(half) / half)
