@@ -48,11 +48,11 @@ def make_tokenizer(args: argparse.Namespace) -> None:
     wording = {"needle": tasks.NEEDLE, "noise": tasks.NOISE}
     for name, family in families.items():
         wording |= {f"{name}_body": family.body, f"{name}_prefix": family.answer_prefix}
-    words = RandomWord()
+    words = RandomWord()  # gives its words in another order each time
     material = {
-        "adjectives": words.filter(include_categories=["adjective"]),
-        "nouns": words.filter(include_categories=["noun"]),
-        "verbs": words.filter(include_categories=["verb"]),
+        "adjectives": sorted(words.filter(include_categories=["adjective"])),
+        "nouns": sorted(words.filter(include_categories=["noun"])),
+        "verbs": sorted(words.filter(include_categories=["verb"])),
         "wording": wording,
     }
     MATERIAL.parent.mkdir(exist_ok=True)
