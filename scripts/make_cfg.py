@@ -55,7 +55,7 @@ def demo() -> dict[str, dict]:
         "demo/_base.yaml": {
             "target_model": {"model_name_or_path": "data/tiny_pair/target", **model},
             "draft_model": {"model_name_or_path": "data/tiny_pair/draft", **model},
-            "dataset": {"dataset_name": "ruler", "seq_len": 2048, "num_samples": 4, "haystack": "builtin"},
+            "dataset": {"dataset_name": "ruler", "seq_len": 2048, "num_samples": 6, "haystack": "builtin"},
         }
     }
     for method, settings in methods.items():
