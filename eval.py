@@ -42,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cfg", nargs="+", required=True, help="YAML files, folders or globs (quoted or not)")
+    parser.add_argument(
+        "--cfg", nargs="+", action="extend", required=True, help="YAML files, folders or globs (quoted or not)"
+    )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override, for all runs"
     )
