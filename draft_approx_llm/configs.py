@@ -37,6 +37,11 @@ class MethodConfig:
         """The object that does the work; imported here so that reading a configuration stays light."""
         raise NotImplementedError(f"{type(self).__name__} does not say how its method is built: define build()")
 
+    @property
+    def first_draft_layer(self) -> int:
+        """The first layer of the draft that is listened to; the draft must have it."""
+        return 0
+
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> MethodConfig:
         """Reads the YAML form. Raises ValueError for an unknown or a missing key, or a value that cannot be."""
@@ -223,6 +228,10 @@ class SpecPCConfig(MethodConfig):
             raise ValueError(f"weighted_query: must be true or false, not {self.weighted_query!r}")
         _check_window(self)
 
+    @property
+    def first_draft_layer(self) -> int:
+        return self.starting_layer_index
+
     def build(self) -> Method:
         from draft_approx_llm.specpc import SpecPC
 
@@ -262,6 +271,10 @@ class SpecKVPCConfig(MethodConfig):
                 f"speckv_config.lookahead_tokens: {lookahead} differs from specpc_config's "
                 f"{self.specpc_config.lookahead_tokens}, and the draft runs once. Set only specpc_config's."
             )
+
+    @property
+    def first_draft_layer(self) -> int:
+        return self.specpc_config.starting_layer_index
 
     def to_dict(self) -> dict[str, Any]:
         return {

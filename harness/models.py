@@ -53,6 +53,13 @@ class ModelPool:
 
     def positions(self, spec: ModelSpec) -> int | None:
         """How many tokens the model has positions for, by its config; None if it does not say. Raises ModelError."""
+        return getattr(self._config(spec), "max_position_embeddings", None)
+
+    def layers(self, spec: ModelSpec) -> int | None:
+        """How many layers the model has, by its config; None if it does not say. Raises ModelError."""
+        return getattr(self._config(spec), "num_hidden_layers", None)
+
+    def _config(self, spec: ModelSpec) -> Any:
         if spec not in self._configs:
             from transformers import AutoConfig
 
@@ -60,8 +67,7 @@ class ModelPool:
                 self._configs[spec] = AutoConfig.from_pretrained(
                     spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code
                 )
-        config = self._configs[spec].get_text_config()
-        return getattr(config, "max_position_embeddings", None)
+        return self._configs[spec].get_text_config()
 
     def model(self, spec: ModelSpec) -> Any:
         """The model, on its device, in evaluation mode. Raises ModelError, at once if it failed before."""

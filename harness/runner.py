@@ -57,6 +57,10 @@ def preflight(plan: Plan, pool: ModelPool) -> None:
         try:
             pool.check_pair(pair.target, pair.draft if needs_draft else None)
             for run in runs:
+                helper, first = run.config.helper, run.config.method.first_draft_layer
+                if helper and first and first >= (layers := pool.layers(helper) or first + 1):
+                    text = f"{first} is past the {layers} layers of {helper.label}. Choose a lower one"
+                    problems.append(Problem(show(run.config.path), "sparse_config … starting_layer_index", text))
                 seq_len = run.config.dataset.get("seq_len")
                 for spec in _readers_of_prompt(run):
                     positions = pool.positions(spec)

@@ -257,10 +257,10 @@ def test_mistakes_are_told_without_a_traceback(tree, pair, capsys, override, cod
     assert not Path("results/speckv/fwe/predictions.jsonl").exists()
 
 
-def test_a_method_that_does_not_fit_the_models_fails_its_run_only(tree, capsys):
+def test_a_method_that_does_not_fit_the_models_stops_the_sweep_before_it_starts(tree, capsys):
     leaf = yaml.safe_load(Path("cfg/specpc/fwe.yaml").read_text())
     leaf["sparse_config"]["starting_layer_index"] = 7
     Path("cfg/specpc/deep.yaml").write_text(yaml.safe_dump(leaf))
-    assert cli.main(["--cfg", "cfg/specpc/deep.yaml", "cfg/full/fwe.yaml", "--limit", "1"]) == 1
-    assert "results/specpc/deep: starting_layer_index" in capsys.readouterr().err
-    assert Path("results/full/fwe/metrics.json").exists()
+    assert cli.main(["--cfg", "cfg/specpc/deep.yaml", "cfg/full/fwe.yaml", "--limit", "1"]) == 2
+    assert "cfg/specpc/deep.yaml: sparse_config … starting_layer_index: 7" in capsys.readouterr().err
+    assert not Path("results/full/fwe").exists()

@@ -287,3 +287,14 @@ def test_rows_can_be_read_by_anyone(write):
     assert row["new_tokens"] == 1
     assert row["stats"]["kept_tokens"] == 5.0
     assert row["batch_size"] == 1
+
+
+def test_a_first_layer_that_the_draft_lacks_is_found_before_any_model_loads(write):
+    sparse = {"sparse_type": "specpc", "max_capacity_prompt": 64, "window_size": 16}
+    write("cfg/a.yaml", sparse_config=sparse | {"starting_layer_index": 4})
+    pool = toy.ToyPool()
+    with pytest.raises(ProblemsError, match="starting_layer_index: 4 is past the 4 layers of toy/draft"):
+        preflight(make_plan(["cfg"], {}, Path("results")), pool)
+    assert pool.loaded == []
+    write("cfg/a.yaml", sparse_config=sparse | {"starting_layer_index": 3})
+    preflight(make_plan(["cfg"], {}, Path("results")), pool)

@@ -76,6 +76,9 @@ class ToyPool:
     def tokenizer(self, spec):
         return lambda text, add_special_tokens: {"input_ids": list(text.encode())}
 
+    def layers(self, spec):
+        return 4
+
     def positions(self, spec):
         return self.limit
 
