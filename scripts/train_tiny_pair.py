@@ -36,24 +36,14 @@ def make_tokenizer(args: argparse.Namespace) -> None:
     from wonderwords import RandomWord
 
     from data.builtin.prose import essay
-    from data.ruler import tasks
-    from data.tiny_pair.tokenizer import build_tokenizer
+    from data.tiny_pair.tokenizer import build_tokenizer, ruler_wording
 
-    families = {
-        "niah": tasks.NIAH,
-        "vt": tasks.VARIABLE_TRACKING,
-        "cwe": tasks.COMMON_WORDS,
-        "fwe": tasks.FREQUENT_WORDS,
-    }
-    wording = {"needle": tasks.NEEDLE, "noise": tasks.NOISE}
-    for name, family in families.items():
-        wording |= {f"{name}_body": family.body, f"{name}_prefix": family.answer_prefix}
     words = RandomWord()  # gives its words in another order each time
     material = {
         "adjectives": sorted(words.filter(include_categories=["adjective"])),
         "nouns": sorted(words.filter(include_categories=["noun"])),
         "verbs": sorted(words.filter(include_categories=["verb"])),
-        "wording": wording,
+        "wording": ruler_wording(),
     }
     MATERIAL.parent.mkdir(exist_ok=True)
     MATERIAL.write_text(json.dumps(material), encoding="utf-8")

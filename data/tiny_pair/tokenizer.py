@@ -140,3 +140,19 @@ def read_material(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"{path} is missing: run `python scripts/train_tiny_pair.py tokenizer` first")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def ruler_wording() -> dict[str, str]:
+    """RULER's strings that training samples are made of."""
+    from data.ruler import tasks  # here: a training machine has the wording from a file
+
+    families = {
+        "niah": tasks.NIAH,
+        "vt": tasks.VARIABLE_TRACKING,
+        "cwe": tasks.COMMON_WORDS,
+        "fwe": tasks.FREQUENT_WORDS,
+    }
+    wording = {"needle": tasks.NEEDLE, "noise": tasks.NOISE}
+    for name, family in families.items():
+        wording |= {f"{name}_body": family.body, f"{name}_prefix": family.answer_prefix}
+    return wording

@@ -16,7 +16,16 @@ from data.builtin.prose import essay
 from data.ruler import tasks as ruler_tasks
 from data.ruler.templates import TEMPLATES
 from data.tiny_pair.samples import ANSWER, FIRST, TASKS, Sampler, load_sampler
-from data.tiny_pair.tokenizer import BOS, END, MODEL_MAX_LENGTH, PAD, SPECIAL_TOKENS, build_tokenizer, read_material
+from data.tiny_pair.tokenizer import (
+    BOS,
+    END,
+    MODEL_MAX_LENGTH,
+    PAD,
+    SPECIAL_TOKENS,
+    build_tokenizer,
+    read_material,
+    ruler_wording,
+)
 from data.tiny_pair.training import CURRICULUM, MODELS, Phase, Run, Settings, build_model, wire
 
 PAIR = Path(__file__).resolve().parents[2] / "data" / "tiny_pair"
@@ -34,27 +43,16 @@ def target():
     return AutoModelForCausalLM.from_pretrained(PAIR / "target", dtype=torch.float32).eval()
 
 
-def wording() -> dict:
-    """RULER's strings, as `scripts/train_tiny_pair.py tokenizer` writes them down."""
-    families = {
-        "niah": ruler_tasks.NIAH,
-        "vt": ruler_tasks.VARIABLE_TRACKING,
-        "cwe": ruler_tasks.COMMON_WORDS,
-        "fwe": ruler_tasks.FREQUENT_WORDS,
-    }
-    strings = {"needle": ruler_tasks.NEEDLE, "noise": ruler_tasks.NOISE}
-    for name, family in families.items():
-        strings |= {f"{name}_body": family.body, f"{name}_prefix": family.answer_prefix}
-    return strings
-
-
 @pytest.fixture(scope="module")
 def material():
     """A few words are enough; the wording is RULER's."""
     words = {"adjectives": ["jittery", "faithful", "ad hoc"], "nouns": ["commitment", "brother-in-law", "eagle"]}
     words["nouns"] += ["turtle", "garden", "window", "letter", "harbor", "candle", "mirror", "bottle", "ticket"]
     verbs = ["carry", "open", "measure", "remember", "follow", "describe", "repair", "watch", "paint", "move"]
-    return words | {"verbs": verbs + [f"{verb}ing" for verb in verbs] + list("abcdefghijklmnopq"), "wording": wording()}
+    return words | {
+        "verbs": verbs + [f"{verb}ing" for verb in verbs] + list("abcdefghijklmnopq"),
+        "wording": ruler_wording(),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +127,7 @@ def test_values_are_cut_alike_everywhere(tokenizer):
 def test_tokenizer_can_be_built_again():
     words = RandomWord()
     lists = {name: sorted(words.filter(include_categories=[name[:-1]])) for name in ("adjectives", "nouns", "verbs")}
-    built = build_tokenizer(lists | {"wording": wording()}, essay(60_000, 1))
+    built = build_tokenizer(lists | {"wording": ruler_wording()}, essay(60_000, 1))
     shipped = json.loads((PAIR / "target" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     again = json.loads(built.backend_tokenizer.to_str())["model"]
     assert again["vocab"] == shipped["vocab"]
