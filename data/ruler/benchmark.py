@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.benchmark import PROTOCOLS, Sample
+from data.chat import needs_special_tokens
 from data.ruler.files import GENERATOR_VERSION, DataFileError, ensure_rows, read_rows
 from data.ruler.generate import HAYSTACKS, VARIANTS, Recipe
 from data.ruler.scoring import clean_prediction, string_match
 from data.ruler.sources import Sources
 from data.ruler.tasks import TASKS
-from data.ruler.templates import TEMPLATES, add_special_tokens, resolve_template
+from data.ruler.templates import TEMPLATES, resolve_template
 
 DEFAULTS = {
     "num_samples": 500,
@@ -39,6 +41,7 @@ class RulerBenchmark:
     """
 
     name = "ruler"
+    length_option = "lower dataset.seq_len"
 
     def validate(self, dataset: dict, protocol: str) -> None:
         """Refuse a `dataset:` section that cannot work, with a ValueError that names the key."""
@@ -88,6 +91,15 @@ class RulerBenchmark:
         """RULER's own number of samples a task."""
         return DEFAULTS["num_samples"]
 
+    def short_names(self) -> dict[str, str]:
+        """The 13 tasks, in RULER's order."""
+        return {task.name: task.short for task in TASKS.values()}
+
+    def averages(self, tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """RULER's score is the mean over its 13 tasks; over fewer, the title says so."""
+        whole = set(tasks) == set(TASKS)
+        return {"average" if whole else f"mean of {len(tasks)}": tuple(tasks)}
+
     def recipe(self, dataset: dict, tokenizer, protocol: str) -> Recipe:
         """How the samples of a `dataset:` section are made for a tokenizer. Raises ValueError as `validate` does."""
         self.validate(dataset, protocol)
@@ -103,7 +115,9 @@ class RulerBenchmark:
             sources=Sources(**{key: values[key] and str(values[key]) for key in _PATHS}),
         )
 
-    def load(self, dataset: dict, tokenizer, protocol: str, limit: int | None = None) -> list[Sample]:
+    def load(
+        self, dataset: dict, tokenizer, protocol: str, limit: int | None = None, positions: int | None = None
+    ) -> list[Sample]:
         """The first `limit` (default: num_samples) samples; rows that are missing are made and kept.
 
         Raises ValueError for a bad `dataset`, BudgetError (a ValueError) if seq_len is too short for the task,
@@ -113,7 +127,7 @@ class RulerBenchmark:
         values = {**DEFAULTS, **dataset}
         wanted = values["num_samples"] if limit is None else min(limit, values["num_samples"])
         path, _ = ensure_rows(recipe, tokenizer, wanted, values["data_dir"])
-        adds = add_special_tokens(tokenizer, recipe.template)
+        adds = needs_special_tokens(tokenizer, recipe.template.before)
         samples = []
         for row in read_rows(path, wanted):
             try:

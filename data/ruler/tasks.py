@@ -82,6 +82,8 @@ class Task:
     """One of the 13: a family and the arguments of its generator."""
 
     name: str
+    short: str
+    """A name for narrow tables."""
     family: Family
     args: Mapping[str, object] = field(default_factory=dict)
 
@@ -91,24 +93,33 @@ class Task:
         return self.args.get("haystack") == "essay"
 
 
-def _niah(name: str, haystack: str, key_type: str, value_type: str, keys: int = 1, values: int = 1, queries: int = 1):
+def _niah(
+    name: str,
+    short: str,
+    haystack: str,
+    key_type: str,
+    value_type: str,
+    keys: int = 1,
+    values: int = 1,
+    queries: int = 1,
+):
     types = {"haystack": haystack, "key_type": key_type, "value_type": value_type}
-    return Task(name, NIAH, MappingProxyType({**types, "keys": keys, "values": values, "queries": queries}))
+    return Task(name, short, NIAH, MappingProxyType({**types, "keys": keys, "values": values, "queries": queries}))
 
 
 _ALL = (
-    _niah("niah_single_1", "noise", "words", "numbers"),
-    _niah("niah_single_2", "essay", "words", "numbers"),
-    _niah("niah_single_3", "essay", "words", "uuids"),
-    _niah("niah_multikey_1", "essay", "words", "numbers", keys=4),
-    _niah("niah_multikey_2", "needle", "words", "numbers"),
-    _niah("niah_multikey_3", "needle", "uuids", "uuids"),
-    _niah("niah_multivalue", "essay", "words", "numbers", values=4),
-    _niah("niah_multiquery", "essay", "words", "numbers", keys=4, queries=4),
-    Task("vt", VARIABLE_TRACKING),
-    Task("cwe", COMMON_WORDS),
-    Task("fwe", FREQUENT_WORDS),
-    Task("qa_1", QA, MappingProxyType({"dataset": "squad"})),
-    Task("qa_2", QA, MappingProxyType({"dataset": "hotpotqa"})),
+    _niah("niah_single_1", "sngl1", "noise", "words", "numbers"),
+    _niah("niah_single_2", "sngl2", "essay", "words", "numbers"),
+    _niah("niah_single_3", "sngl3", "essay", "words", "uuids"),
+    _niah("niah_multikey_1", "mkey1", "essay", "words", "numbers", keys=4),
+    _niah("niah_multikey_2", "mkey2", "needle", "words", "numbers"),
+    _niah("niah_multikey_3", "mkey3", "needle", "uuids", "uuids"),
+    _niah("niah_multivalue", "mval", "essay", "words", "numbers", values=4),
+    _niah("niah_multiquery", "mqry", "essay", "words", "numbers", keys=4, queries=4),
+    Task("vt", "vt", VARIABLE_TRACKING),
+    Task("cwe", "cwe", COMMON_WORDS),
+    Task("fwe", "fwe", FREQUENT_WORDS),
+    Task("qa_1", "qa1", QA, MappingProxyType({"dataset": "squad"})),
+    Task("qa_2", "qa2", QA, MappingProxyType({"dataset": "hotpotqa"})),
 )
 TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _ALL})

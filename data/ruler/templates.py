@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from data.chat import model_name, render_chat
+
 _PLACEHOLDER = "RULERTASKTEXT"
-# Llama 3's chat templates print a date; without one they print today's, and yesterday's data would not fit today's
-_FIXED_DATE = "26 Jul 2024"
 
 
 @dataclass(frozen=True)
@@ -60,32 +60,15 @@ def resolve_template(tokenizer, name: str | None = None) -> ModelTemplate:
         missing = _missing_markers(TEMPLATES[name], tokenizer)
         if missing:
             raise ValueError(
-                f"model_template: {name!r} uses {', '.join(missing)}, which the tokenizer {_model_name(tokenizer)!r} "
+                f"model_template: {name!r} uses {', '.join(missing)}, which the tokenizer {model_name(tokenizer)!r} "
                 "does not have; leave model_template out to use the tokenizer's own chat template"
             )
         return TEMPLATES[name]
-    model = _model_name(tokenizer).lower()
+    model = model_name(tokenizer).lower()
     for pattern, known in _KNOWN_NAMES:
         if pattern.search(model) and not _missing_markers(TEMPLATES[known], tokenizer):
             return TEMPLATES[known]
     return _own_template(tokenizer) if getattr(tokenizer, "chat_template", None) else TEMPLATES["base"]
-
-
-def adds_bos_itself(tokenizer) -> bool:
-    """Whether the tokenizer puts a BOS before a text."""
-    if getattr(tokenizer, "bos_token_id", None) is None:
-        return False
-    return tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
-
-
-def add_special_tokens(tokenizer, template: ModelTemplate) -> bool:
-    """How to tokenise a prompt so that it has exactly one BOS (none for a model that uses none)."""
-    bos = getattr(tokenizer, "bos_token", None)
-    return not (bos and template.before.startswith(bos)) and adds_bos_itself(tokenizer)
-
-
-def _model_name(tokenizer) -> str:
-    return str(getattr(tokenizer, "name_or_path", "") or "")
 
 
 def _missing_markers(template: ModelTemplate, tokenizer) -> list[str]:
@@ -97,17 +80,11 @@ def _missing_markers(template: ModelTemplate, tokenizer) -> list[str]:
 
 
 def _own_template(tokenizer) -> ModelTemplate:
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _PLACEHOLDER}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,
-        date_string=_FIXED_DATE,
-    )
+    text = render_chat(tokenizer, _PLACEHOLDER)
     parts = text.split(_PLACEHOLDER)
     if len(parts) != 2:
         raise ValueError(
-            f"the chat template of {_model_name(tokenizer)!r} shows a user's message {len(parts) - 1} times; "
+            f"the chat template of {model_name(tokenizer)!r} shows a user's message {len(parts) - 1} times; "
             f"set model_template to one of {', '.join(TEMPLATES)}"
         )
     return ModelTemplate("chat_template", *parts)

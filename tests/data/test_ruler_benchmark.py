@@ -8,9 +8,10 @@ import pytest
 from ruler_helpers import LLAMA3_MARKERS, TINY_MARKERS, make_tokenizer, tiny_tokenizer, write_questions
 
 from data import Sample, benchmark_names, get_benchmark
+from data.chat import needs_special_tokens
 from data.ruler.scoring import clean_prediction
 from data.ruler.tasks import TASKS
-from data.ruler.templates import TEMPLATES, add_special_tokens, resolve_template
+from data.ruler.templates import TEMPLATES, resolve_template
 
 RULER = get_benchmark("ruler")
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,8 +180,8 @@ def test_every_prompt_has_one_bos(model, markers, bos, adds_bos, template, task,
 
 def test_a_model_without_bos_gets_none():
     tokenizer = make_tokenizer(("<|im_start|>", "<|im_end|>"))
-    assert not add_special_tokens(tokenizer, TEMPLATES["qwen"])
-    assert not add_special_tokens(tokenizer, TEMPLATES["base"])
+    assert not needs_special_tokens(tokenizer, TEMPLATES["qwen"].before)
+    assert not needs_special_tokens(tokenizer, TEMPLATES["base"].before)
 
 
 # ------------------------------------------------- loading
