@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-CFG = Path(__file__).resolve().parents[1] / "cfg"
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from data.longbench.tasks import PAPER_TASKS  # noqa: E402
+from data.ruler.tasks import TASKS as RULER_TASKS  # noqa: E402
+
+CFG = ROOT / "cfg"
+COMMENT = "#"
+"""The key of a file's comment, which becomes its first line."""
 
 NIAH = [
     *(f"niah_single_{i}" for i in (1, 2, 3)),
@@ -74,12 +83,156 @@ def demo() -> dict[str, dict]:
     return files
 
 
-TREES = {"demo": demo}
+PAIRS = {
+    "llama3_1b_8b": ("meta-llama/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
+    "qwen25_05b_14b": ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-14B-Instruct"),
+}
+"""The published pairs: {name in paths: (draft, target)}."""
+
+RULER_LENGTHS = {
+    "llama3_1b_8b": (4096, 8192, 16384, 32768, 65536),
+    "qwen25_05b_14b": (4096, 8192, 16384, 32768),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method's runs over the published data: its settings, and the budgets that they are run at."""
+
+    sparse: dict
+    """The `sparse_config` without the budget."""
+    budgets: tuple[int, ...] = ()
+    """`max_capacity_prompt`; none for a method without a budget, whose leaves then have no cmax_ folder."""
+    by_pair: dict[str, dict] = field(default_factory=dict)
+    """Settings that differ between pairs: {pair: part of the `sparse_config`}."""
+    comment: str = ""
+
+
+SPECKV = {
+    "window_size": 32,
+    "pool_type": "max",
+    "kernel_size": 7,
+    "reduction_type": "max",
+    "prefill_window_size": 2048,
+    "prefill_vertical_size": 2048,
+}
+SPECPC = {
+    "window_size": 64,
+    "pool_type": "max",
+    "kernel_size": 32,
+    "neighbor_tokens": 32,
+    "reduction_type": "max",
+    "starting_layer_index": 8,
+    "weighted_query": True,
+}
+
+# The published runs. Everything is written out, so that a default that changes does not change them.
+PAPER = {
+    "speckv": Method({"sparse_type": "speckv", **SPECKV, "lookahead_tokens": None}, (256, 512, 1024)),
+    "specpc": Method(
+        {"sparse_type": "specpc", **SPECPC, "lookahead_tokens": 1},
+        (1024, 2048, 3072),
+        by_pair={"qwen25_05b_14b": {"kernel_size": 64, "neighbor_tokens": 64}},
+    ),
+    "speckvpc2048": Method(
+        {
+            "sparse_type": "speckvpc",
+            "specpc_config": {"max_capacity_prompt": 2048, **SPECPC, "lookahead_tokens": 20},
+            "speckv_config": SPECKV,
+        },
+        (256, 512, 1024),
+        comment="lookahead_tokens: the published files say null, for which the published code generates 20",
+    ),
+}
+
+# What the published methods are compared with, over the same data. A method with budgets is one more entry here.
+BASELINES = {
+    "full": Method({"sparse_type": "full"}),
+    "draft_only": Method({"sparse_type": "draft_only"}),
+}
+
+
+def paper() -> dict[str, dict]:
+    """The published runs, at their published paths, and the bases of models and data that the baselines share."""
+    files: dict[str, dict] = {
+        "paper/_base.yaml": {
+            COMMENT: "prompts and headline as in the published runs; metrics.json has the official score as well",
+            "protocol": "paper",
+        }
+    }
+    for pair, (draft, target) in PAIRS.items():
+        model = {"dtype": "bfloat16", "attn_implementation": "flash_attention_2"}
+        files[f"paper/_{pair}.yaml"] = {
+            "base": "_base.yaml",
+            "draft_model": {"model_name_or_path": draft, **model},
+            "target_model": {"model_name_or_path": target, **model},
+        }
+    for folder, pair, dataset, _ in _data():
+        content = {"base": f"_{pair}.yaml", "dataset": dataset}
+        if "over_length" in dataset:
+            content = {COMMENT: "over_length: the published runs let prompts exceed the 32,768 positions", **content}
+        files[f"paper/{_data_base(folder, pair)}"] = content
+    return files | _grid("paper", PAPER)
+
+
+def baselines() -> dict[str, dict]:
+    """The published data with other methods, on the bases of cfg/paper: equal prompts, read once for both."""
+    return _grid("baselines", BASELINES)
+
+
+def _data() -> list[tuple[str, str, dict, tuple[str, ...]]]:
+    """The published data: (folder, pair, `dataset:` without the task, tasks)."""
+    grid = []
+    for pair in PAIRS:
+        longbench = {"dataset_name": "longbench"}
+        if pair == "qwen25_05b_14b":
+            longbench["over_length"] = "allow"
+        grid.append(("longbench", pair, longbench, PAPER_TASKS))
+        for length in RULER_LENGTHS[pair]:
+            ruler = {"dataset_name": "ruler", "seq_len": length}
+            grid.append((f"ruler/{length:05d}", pair, ruler, tuple(RULER_TASKS)))
+    return grid
+
+
+def _data_base(folder: str, pair: str) -> str:
+    return f"_{folder.replace('/', '_')}_{pair}.yaml"
+
+
+def _grid(tree: str, methods: dict[str, Method]) -> dict[str, dict]:
+    """Methods x data x budgets: a base for each method and pair, one for each folder of budgets, and the leaves."""
+    files: dict[str, dict] = {}
+    for name, method in methods.items():
+        for pair in PAIRS:
+            comment = {COMMENT: method.comment} if method.comment else {}
+            sparse = method.sparse | method.by_pair.get(pair, {})
+            files[f"{tree}/{name}/_{pair}.yaml"] = {**comment, "sparse_config": sparse}
+        for data, pair, _, tasks in _data():
+            folder = f"{tree}/{name}/{data}/{pair}"
+            up = "../" * (data.count("/") + 2)  # to the method's folder
+            bases = [f"{up}../../paper/{_data_base(data, pair)}", f"{up}_{pair}.yaml"]
+            files[f"{folder}/_base.yaml"] = {"base": bases}
+            for task in tasks:
+                if not method.budgets:
+                    files[f"{folder}/{task}.yaml"] = {"base": "_base.yaml", "dataset": {"task": task}}
+                for budget in method.budgets:
+                    capacity = {"max_capacity_prompt": budget}
+                    files[f"{folder}/cmax_{budget:04d}/{task}.yaml"] = {
+                        "base": "../_base.yaml",
+                        "dataset": {"task": task},
+                        "sparse_config": {"speckv_config": capacity} if "speckv_config" in method.sparse else capacity,
+                    }
+    return files
+
+
+TREES = {"demo": demo, "paper": paper, "baselines": baselines}
 
 
 def render(content: dict) -> str:
     """A file's text."""
-    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110)
+    comment = f"# {content[COMMENT]}\n" if COMMENT in content else ""
+    content = {key: value for key, value in content.items() if key != COMMENT}
+    flow = None if any(isinstance(value, (dict, list)) for value in content.values()) else False
+    return comment + yaml.safe_dump(content, sort_keys=False, default_flow_style=flow, width=110)
 
 
 def write_tree(name: str, root: Path = CFG) -> int:
