@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -95,15 +95,14 @@ RULER_LENGTHS = {
 }
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(NamedTuple):
     """A method's runs over the published data: its settings, and the budgets that they are run at."""
 
     sparse: dict
     """The `sparse_config` without the budget."""
     budgets: tuple[int, ...] = ()
     """`max_capacity_prompt`; none for a method without a budget, whose leaves then have no cmax_ folder."""
-    by_pair: dict[str, dict] = field(default_factory=dict)
+    by_pair: dict[str, dict] = {}  # never changed
     """Settings that differ between pairs: {pair: part of the `sparse_config`}."""
     comment: str = ""
 
