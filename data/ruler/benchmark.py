@@ -10,7 +10,7 @@ from data.benchmark import PROTOCOLS, Sample
 from data.chat import needs_special_tokens
 from data.ruler.files import GENERATOR_VERSION, DataFileError, ensure_rows, read_rows
 from data.ruler.generate import HAYSTACKS, VARIANTS, Recipe
-from data.ruler.scoring import clean_prediction, string_match
+from data.ruler.scoring import RulerScoring
 from data.ruler.sources import Sources
 from data.ruler.tasks import TASKS
 from data.ruler.templates import TEMPLATES, resolve_template
@@ -32,7 +32,7 @@ _REQUIRED = ("dataset_name", "task", "seq_len")
 _PATHS = ("essays", "squad", "hotpotqa", "english_words")
 
 
-class RulerBenchmark:
+class RulerBenchmark(RulerScoring):
     """Samples of one RULER task at one length, made on demand for the tokenizer of the model at hand.
 
     Keys of `dataset:`: task, seq_len; optional num_samples, seed, variant (ruler | balanced), haystack (essay | builtin
@@ -135,12 +135,6 @@ class RulerBenchmark:
             except KeyError as error:
                 raise DataFileError(f"{path}: a row has no {error}; delete the file to make it anew") from error
         return samples
-
-    def score(self, sample: Sample, prediction: str) -> dict[str, float]:
-        """RULER's score of one prediction, 0 to 100. Both protocols score RULER as RULER does."""
-        metric = TASKS[sample.meta["task"]].family.metric
-        score = string_match(metric, clean_prediction(prediction), sample.references)
-        return dict.fromkeys(PROTOCOLS, score)
 
 
 def _sample(row: dict, recipe: Recipe, with_prefix: bool, adds_special_tokens: bool) -> Sample:
