@@ -2,6 +2,7 @@
 
 A leaf holds `target_model`, `draft_model`, `dataset`, `sparse_config` (the published schema) and, optionally,
 `protocol`, `batch_size`, `wandb` and `base`: parent files, relative to the file, merged left to right, the child last.
+A leaf of the reference implementation (furiosa-ai/draft-based-approx-llm) runs unchanged: see `normalise`.
 Nothing here imports torch: a thousand leaves are read and checked in seconds.
 """
 
@@ -11,7 +12,7 @@ import copy
 import dataclasses
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import yaml
 import baselines
 from data import get_benchmark
 from data.benchmark import PROTOCOLS
-from draft_approx_llm.configs import config_from_dict
+from draft_approx_llm.configs import MethodConfig, config_from_dict
 from harness.errors import Problem, ProblemsError, nearest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -29,6 +30,21 @@ SECTIONS = ("target_model", "draft_model", "dataset", "sparse_config", "wandb")
 WANDB_KEYS = ("project", "entity", "mode", "tags", "group")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
+
+# The reference implementation's spellings, for `normalise`: {section: {its key: ours}}, {dataset key: values that
+# change nothing}, {lower-case dataset_name: ours}
+RENAMED = {
+    "target_model": {"torch_dtype": "dtype", "device_map": "device"},
+    "draft_model": {"torch_dtype": "dtype", "device_map": "device"},
+    "dataset": {"random_seed": "seed"},
+}
+WITHOUT_EFFECT = {
+    "split": ("test", "val", "validation", None),
+    "overwrite": (False, None),
+    "benchmark": ("synthetic", None),
+    "benchmark_config": ("synthetic", None),
+}
+DATASET_NAMES = {"thudm/longbench": "longbench"}
 
 
 @dataclass(frozen=True)
@@ -144,6 +160,40 @@ def read_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # a SafeLoader
 
 
+def normalise(tree: dict) -> dict[str, str]:
+    """Rewrite the reference implementation's spellings in place; returns {dotted key: why it cannot be rewritten}.
+
+    It is applied to every file and every `--set` before anything else looks at them, so that equal runs have equal
+    fingerprints:
+    - models: `torch_dtype` is `dtype`, `device_map` is `device`;
+    - dataset: `dataset_name` in any case, `THUDM/LongBench` for `longbench`; `random_seed` is `seed`; `split`,
+      `overwrite`, `benchmark` and `benchmark_config` are left out at their usual values, and refused at others;
+    - sparse_config: `pool_type: avg` is `mean`.
+    """
+    problems = {}
+    sections = {name: value for name, value in tree.items() if isinstance(value, dict)}
+    for section, names in RENAMED.items():
+        values = sections.get(section, {})
+        for theirs, ours in names.items():
+            if theirs in values and ours in values:
+                problems[f"{section}.{theirs}"] = f"is another name of {ours}, which is there too. Keep one of them"
+            elif theirs in values:
+                values[ours] = values.pop(theirs)
+    dataset = sections.get("dataset", {})
+    for key, usual in WITHOUT_EFFECT.items():
+        if key in dataset:
+            value = dataset.pop(key)
+            if value not in usual:
+                problems[f"dataset.{key}"] = f"{value!r} is not possible here. Leave the key out"
+    if isinstance(name := dataset.get("dataset_name"), str):
+        dataset["dataset_name"] = DATASET_NAMES.get(name.lower(), name.lower())
+    sparse = sections.get("sparse_config", {})
+    for values in (sparse, *(value for value in sparse.values() if isinstance(value, dict))):
+        if values.get("pool_type") == "avg":
+            values["pool_type"] = "mean"
+    return problems
+
+
 def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
     """`key.path=value` strings -> {dotted key: YAML value}. Raises ProblemsError for keys that cannot exist."""
     overrides, problems = {}, []
@@ -159,10 +209,15 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             problems.append(Problem("--set", key, f"{text!r} is not valid YAML. Quote it"))
             continue
+        ours, value, wrong = _normalise_override(parts, value)
+        problems += [Problem("--set", dotted, why) for dotted, why in wrong.items()]
+        if len(ours) < len(parts):
+            continue  # left out: it has no effect here
+        parts, key = ours, ".".join(ours)
         if parts[0] == "base":
             problems.append(Problem("--set", key, "bases belong in the file. Write a small leaf with `base:` instead"))
         elif parts[0] not in TOP_KEYS:
-            problems.append(_unknown("--set", key, parts[0], TOP_KEYS))
+            problems.append(_unknown_top("--set", key, parts[0]))
         elif len(parts) > 1 and parts[0] not in SECTIONS:
             problems.append(Problem("--set", key, f"{parts[0]} is a single value. Write {parts[0]}=…"))
         elif len(parts) > 1 and parts[1] not in (valid := _section_keys(parts[0]) or (parts[1],)):
@@ -172,6 +227,19 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
     if problems:
         raise ProblemsError(problems)
     return overrides
+
+
+def _normalise_override(parts: list[str], value: Any) -> tuple[list[str], Any, dict[str, str]]:
+    """`normalise` for one `--set`: (parts of the key, value, problems). A key that is left out loses its last part."""
+    tree = value
+    for part in reversed(parts):
+        tree = {part: tree}
+    problems = normalise(tree)
+    names: list[str] = []
+    while len(names) < len(parts) and tree:
+        ((name, tree),) = tree.items()
+        names.append(name)
+    return names, tree, problems
 
 
 class ConfigReader:
@@ -184,12 +252,13 @@ class ConfigReader:
         self._merged: dict[Path, tuple[dict, dict[str, str]]] = {}
 
     def merged(self, path: Path) -> dict:
-        """The file on top of its bases, `--set` not yet applied. Raises ProblemsError."""
-        return copy.deepcopy(self._read(path.resolve(), ())[0])
+        """The file on top of its bases, `--set` not yet applied; not to be changed. Raises ProblemsError."""
+        return self._read(path.resolve(), ())[0]
 
     def leaf(self, path: Path) -> RunConfig:
         """One leaf, validated. Raises ProblemsError with everything that is wrong with it."""
-        tree, origins = copy.deepcopy(self._read(path.resolve(), ()))
+        tree, origins = self._read(path.resolve(), ())
+        tree, origins = copy.deepcopy(tree), dict(origins)
         for key, value in self.overrides.items():
             *parents, last = key.split(".")
             node = tree
@@ -254,7 +323,8 @@ def _load_mapping(path: Path) -> dict:
         raw = {}
     if not isinstance(raw, dict):
         raise ProblemsError([Problem(show(path), "", f"must hold `key: value` pairs, not a {type(raw).__name__}")])
-    problems = [_unknown(show(path), str(key), key, TOP_KEYS) for key in raw if key not in TOP_KEYS]
+    problems = [Problem(show(path), key, why) for key, why in normalise(raw).items()]
+    problems += [_unknown_top(show(path), str(key), key) for key in raw if key not in TOP_KEYS]
     for section in SECTIONS:
         value = raw.get(section)
         if value is not None and not isinstance(value, dict):
@@ -275,6 +345,21 @@ def _section_keys(section: str) -> tuple[str, ...]:
 
 def _unknown(where: str, dotted: str, key: object, valid: Sequence[str]) -> Problem:
     return Problem(where, dotted, f"unknown key. Did you mean {nearest(key, valid)!r}? Valid: {', '.join(valid)}")
+
+
+def _unknown_top(where: str, dotted: str, key: object) -> Problem:
+    """A key that is not one of TOP_KEYS: it belongs to a section, or nowhere."""
+    keys = {
+        "sparse_config": {f.name for config in MethodConfig.__subclasses__() for f in dataclasses.fields(config)},
+        "dataset": {"dataset_name", "task", "seq_len", "num_samples"},
+        "target_model": MODEL_KEYS,
+        "draft_model": MODEL_KEYS,
+        "wandb": WANDB_KEYS,
+    }
+    homes = [f"{section}.{dotted}" for section in SECTIONS if key in keys[section]]
+    if homes:
+        return Problem(where, dotted, f"belongs to a section: {' or '.join(homes)}")
+    return _unknown(where, dotted, key, TOP_KEYS)
 
 
 def _deep_merge(below: dict, above: dict) -> dict:
@@ -311,11 +396,14 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
         ):
             add(f"wandb.{key}", f"must be {'a list of strings' if key == 'tags' else 'a string'}, not {value!r}")
 
-    dataset = tree.get("dataset")
+    # null is the default, written out; left out, so that it cannot tell apart runs that are the same
+    dataset = {key: value for key, value in (tree.get("dataset") or {}).items() if value is not None}
     if not dataset:
         add("dataset", "missing. Write dataset: {dataset_name: …, task: …}")
     elif "dataset_name" not in dataset:
         add("dataset.dataset_name", "missing. Name the benchmark, for example `ruler`")
+    elif isinstance(dataset.get("task"), list):
+        add("dataset.task", "a run has one task. Write a leaf for each")
     else:
         try:
             get_benchmark(dataset["dataset_name"]).validate(dataset, protocol)
@@ -334,10 +422,12 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
         try:
             method = config_from_dict({**sparse, "sparse_type": "full"} if sparse_type == "draft_only" else sparse)
         except ValueError as exc:
-            add_error("sparse_config", exc)
-            if str(exc).startswith("sparse_type: unknown"):  # the library cannot know of these
-                others = ", ".join(["draft_only", *baselines.available()])
-                problems[-1] = replace(problems[-1], text=f"{problems[-1].text} Also: {others}.")
+            if str(exc).startswith("sparse_type: unknown"):  # the library knows only its own
+                names = _method_names()
+                hint = f"Did you mean {nearest(sparse_type, names)!r}? Valid: {', '.join(names)}"
+                add("sparse_config.sparse_type", f"unknown method {sparse_type!r}. {hint}")
+            else:
+                add_error("sparse_config", exc)
 
     draft_only = sparse_type == "draft_only"
     wanted = {"target_model": not draft_only, "draft_model": draft_only or (method is not None and method.needs_draft)}
@@ -370,6 +460,12 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
         wandb=wandb,
         resolved=resolved,
     )
+
+
+def _method_names() -> list[str]:
+    """Every `sparse_type`: the library's, the harness's own control, and those of baselines/."""
+    known = {config.sparse_type for config in MethodConfig.__subclasses__()} - {None}
+    return sorted(known | {"draft_only"} | set(baselines.available()))
 
 
 def _blame(path: Path, key: str, origins: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from data import get_benchmark
 from data.benchmark import Benchmark
 from harness.config import REPOSITORY, ConfigReader, ModelSpec, RunConfig, local_folder, show
 from harness.errors import Problem, ProblemsError
-from harness.results import ResultsError, RunFolder, State, Status, canonical, conflict_message
+from harness.results import CONFIG, ResultsError, RunFolder, State, Status, canonical, conflict_message
 
 # How a run is executed, not what it computes: these may change between the two halves of a run. (The data set is
 # there as the benchmark's identity.)
@@ -146,7 +146,7 @@ def make_plan(
             trees[path] = reader.merged(path)
         except ProblemsError as exc:
             problems += exc.problems
-    leaves = [path for path, tree in trees.items() if not _only_a_base(path, tree, reader)]
+    leaves = dict.fromkeys(path for path, tree in trees.items() if not _only_a_base(path, tree, reader))
     runs: dict[str, Run] = {}
     for path in leaves:
         try:
@@ -154,7 +154,7 @@ def make_plan(
         except ProblemsError as exc:
             problems += exc.problems
             continue
-        name = run_name(path)
+        name = run_name(path, output)
         if name in runs:
             other = show(runs[name].config.path)
             problems.append(Problem(show(path), "", f"would share the results folder of {other}. Rename one of them"))
@@ -217,9 +217,14 @@ def _only_a_base(path: Path, tree: Mapping[str, Any], reader: ConfigReader) -> b
     return len(missing) == 2 or (bool(missing) and path in reader.bases)
 
 
-def run_name(path: Path) -> str:
-    """The config's path below cfg/ (else below the working directory, else from the root), without its suffix."""
+def run_name(path: Path, output: Path | None = None) -> str:
+    """The config's path below cfg/ (else below the working directory, else from the root), without its suffix.
+
+    A config.yaml that a run left in the output folder is that run again.
+    """
     path = path.resolve()
+    if output and path.name == CONFIG and path.is_relative_to(output.resolve()):
+        return path.parent.relative_to(output.resolve()).as_posix()
     for root in (Path.cwd() / "cfg", REPOSITORY / "cfg", Path.cwd()):
         if path.is_relative_to(root):
             relative = path.relative_to(root)
@@ -271,27 +276,71 @@ def describe(plan: Plan, listed: int = 40) -> str:
     count = {status: sum(s.status is status for s in plan.states.values()) for status in Status}
     kept = sum(s.rows for s in plan.states.values() if s.status is Status.PARTIAL)
     lines = [
-        f"{len(plan.runs)} runs: {count[Status.DONE]} done, {count[Status.PARTIAL]} partial ({kept} predictions kept), "
-        f"{count[Status.EMPTY]} to do" + (f"; {len(plan.skipped)} files are only bases" if plan.skipped else "")
+        f"{_count(len(plan.runs), 'run')}: {count[Status.DONE]:,} done, {count[Status.PARTIAL]:,} partial "
+        f"({_count(kept, 'prediction')} kept), {count[Status.EMPTY]:,} to do"
     ]
+    if plan.skipped:
+        lines[0] += f"; {len(plan.skipped)} files are only bases" if plan.skipped[1:] else "; 1 file is only a base"
     if plan.limit is not None:
-        lines.append(f"limit: the first {plan.limit} samples of each data set")
+        lines.append(f"limit: the first {_count(plan.limit, 'sample')} of each data set")
     for pair in plan.groups:
-        lines.append(f"pair: {pair.label}: {len(pair.runs)} runs over {len(pair.data)} data sets")
-    samples = tokens = 0
-    unknown = 0
+        lines.append(f"pair: {pair.label}: {_count(len(pair.runs), 'run')} over {_count(len(pair.data), 'data set')}")
+    lines.append(f"work left: {_work_left(plan)}")
+    if len(plan.runs) > listed:
+        return "\n".join([*lines, *_table(plan)])
+    for run in plan.runs:
+        state = plan.states[run.name]
+        rows = f", {_count(state.rows, 'prediction')}" if state.rows else ""
+        lines.append(f"  {run.name}: {state.status.value}{rows}")
+    return "\n".join(lines)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def _work_left(plan: Plan) -> str:
+    """Runs, samples and prompt tokens that are left, as far as that is known before the data are read."""
+    samples = tokens = unsized = unknown = 0
+    about = ""
     for run in plan.unfinished():
         left = plan.samples_left(run)
+        if run.rows is None and run.full_size is not None:
+            # all rows there are: as many as were published, if the data are those
+            published = max(0, run.full_size - plan.states[run.name].rows)
+            left, about = (published if left is None else min(left, published)), "about "
         if left is None:
             unknown += 1
             continue
         samples += left
-        tokens += left * int(run.config.dataset.get("seq_len") or 0)
-    work = f"work left: {len(plan.unfinished())} runs, {samples:,} samples, up to {tokens:,} prompt tokens"
-    more = f" (and {unknown} runs whose number of samples is known once their data are read)" if unknown else ""
-    lines.append(work + more)
-    if len(plan.runs) <= listed:
-        for run in plan.runs:
-            state = plan.states[run.name]
-            lines.append(f"  {run.name}: {state.status.value}" + (f", {state.rows} predictions" if state.rows else ""))
-    return "\n".join(lines)
+        length = run.config.dataset.get("seq_len")
+        tokens += left * (length or 0)
+        unsized += 0 if length else left
+    parts = [f"up to {tokens:,} prompt tokens"] if tokens else []
+    if unsized:
+        parts.append(f"{_count(unsized, 'sample')} of texts whose length is known once they are read")
+    if unknown:
+        parts.append(f"{_count(unknown, 'run')} whose number of samples is known once their data are read")
+    work = f"{_count(len(plan.unfinished()), 'run')}, {about}{_count(samples, 'sample')}"
+    return ": ".join([work, " and ".join(parts)] if parts else [work])
+
+
+def _table(plan: Plan) -> list[str]:
+    """How many runs there are by method and data set, with how many of them are done where any is."""
+    cells: dict[str, dict[tuple, list[bool]]] = {}
+    for run in plan.runs:
+        data = run.config.dataset["dataset_name"], run.config.dataset.get("seq_len") or 0
+        cells.setdefault(run.config.sparse_type, {}).setdefault(data, []).append(
+            plan.states[run.name].status is Status.DONE
+        )
+    columns = sorted({data for row in cells.values() for data in row})
+    any_done = any(any(done) for row in cells.values() for done in row.values())
+    rows = [["done/runs" if any_done else "runs", *(f"{name} {length or ''}".rstrip() for name, length in columns)]]
+    for method, row in cells.items():
+        counts = [row.get(column, []) for column in columns]
+        rows.append([method, *(f"{sum(c)}/{len(c)}" if any_done and c else str(len(c) or "-") for c in counts)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        row[0].ljust(widths[0]) + "".join(f"  {text:>{width}}" for text, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]

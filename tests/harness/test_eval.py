@@ -42,7 +42,7 @@ def test_runs_then_reruns(write, command):
     write("cfg/demo/a.yaml")
     first = command("--cfg", "cfg/**/*.yaml", "--no_log")
     assert first.returncode == 0, first.stderr
-    assert "1 runs: 0 done, 0 partial (0 predictions kept), 1 to do" in first.stdout
+    assert "1 run: 0 done, 0 partial (0 predictions kept), 1 to do" in first.stdout
     assert "written to results/demo/summary.md" in first.stdout
     again = command("--cfg", "cfg/demo")
     assert again.returncode == 0
@@ -55,7 +55,7 @@ def test_dry_run_writes_nothing(write, command, workspace):
     write("cfg/a.yaml")
     done = command("--cfg", "cfg", "--dry-run")
     assert done.returncode == 0
-    assert "work left: 1 runs, 8 samples" in done.stdout
+    assert "work left: 1 run, 8 samples" in done.stdout
     assert sorted(p.name for p in workspace.iterdir()) == ["cfg"]
 
 
@@ -70,7 +70,7 @@ def test_killed_and_resumed_at_the_first_missing_sample(write, command):
     kept = Path("results/b/predictions.jsonl").read_bytes()
     plan = command("--cfg", "cfg", "--dry-run")
     assert "2 runs: 1 done, 1 partial (3 predictions kept), 0 to do" in plan.stdout
-    assert "work left: 1 runs, 5 samples" in plan.stdout
+    assert "work left: 1 run, 5 samples" in plan.stdout
     resumed = command("--cfg", "cfg", TOY_DIE_AFTER="5")  # would die if more than five were asked for
     assert resumed.returncode == 0, resumed.stderr
     assert Path("results/b/predictions.jsonl").read_bytes().startswith(kept)

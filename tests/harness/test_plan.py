@@ -182,14 +182,65 @@ def test_done_depends_on_what_is_asked(write, metrics, limit, status):
     assert plan(limit=limit).states["a"].status is status
 
 
-def test_describe_counts_the_work(write):
+def test_describe_counts_the_work(write, benchmark, monkeypatch):
     write("cfg/a.yaml", dataset={"dataset_name": "toy", "task": "add", "num_samples": 8, "seq_len": 100})
-    write("cfg/b.yaml", dataset={"dataset_name": "toy", "task": "sub"})
+    write("cfg/b.yaml", dataset={"dataset_name": "toy", "task": "sub", "num_samples": 4})
     text = describe(plan(limit=3))
     assert "2 runs: 0 done, 0 partial (0 predictions kept), 2 to do" in text
     assert "pair: target toy/target, draft toy/draft (auto, sdpa): 2 runs over 2 data sets" in text
-    assert "work left: 2 runs, 6 samples, up to 300 prompt tokens" in text
-    assert "and 1 runs whose number of samples is known once their data are read" in describe(plan())
+    unsized = "samples of texts whose length is known once they are read"
+    assert f"work left: 2 runs, 6 samples: up to 300 prompt tokens and 3 {unsized}" in text
+    # without num_samples: as many as were published
+    write("cfg/b.yaml", dataset={"dataset_name": "toy", "task": "sub"})
+    assert f"work left: 2 runs, about 508 samples: up to 800 prompt tokens and 500 {unsized}" in describe(plan())
+    assert f"work left: 2 runs, about 508 samples: up to 800 prompt tokens and 500 {unsized}" in describe(
+        plan(limit=1000)
+    )
+    monkeypatch.setattr(type(benchmark), "full_size", lambda self, dataset: None)
+    more = "up to 800 prompt tokens and 1 run whose number of samples is known once their data are read"
+    assert f"work left: 2 runs, 8 samples: {more}" in describe(plan())
+
+
+def test_describe_counts_one_as_one(write):
+    write("cfg/_base.yaml", toy.LEAF)
+    write("cfg/a.yaml", {"base": "_base.yaml", "dataset": {"num_samples": 1, "seq_len": 10}})
+    text = describe(plan())
+    assert text.startswith("1 run: 0 done, 0 partial (0 predictions kept), 1 to do; 1 file is only a base\n")
+    assert ": 1 run over 1 data set\nwork left: 1 run, 1 sample: up to 10 prompt tokens" in text
+
+
+def test_describe_tabulates_a_long_sweep(write):
+    for length in (50, 100):
+        dataset = {"dataset_name": "toy", "task": "add", "seq_len": length}
+        for i in range(2):
+            sparse = {"sparse_type": "speckv", "max_capacity_prompt": 100 + i}
+            write(f"cfg/speckv/{length}/{i}.yaml", dataset=dataset, sparse_config=sparse)
+    write("cfg/full.yaml", sparse_config={"sparse_type": "full"}, dataset={"dataset_name": "toy", "task": "add"})
+    lines = describe(plan(), listed=4).splitlines()
+    assert lines[-3:] == [
+        "runs    toy  toy 50  toy 100",
+        "full      1       -        -",
+        "speckv    -       2        2",
+    ]
+    (done,) = plan("cfg/speckv/50/1.yaml").runs
+    done.folder.mkdir(parents=True)
+    (done.folder / "metrics.json").write_text(json.dumps({"fingerprint": done.fingerprint, "n": 8, "whole": True}))
+    lines = describe(plan(), listed=4).splitlines()
+    assert lines[-3:] == [
+        "done/runs  toy  toy 50  toy 100",
+        "full       0/1       -        -",
+        "speckv       -     1/2      0/2",
+    ]
+
+
+def test_a_saved_config_is_the_run_that_saved_it(write):
+    write("cfg/x/a.yaml")
+    run = plan().runs[0]
+    write("results/x/a/config.yaml", run.config.resolved)
+    (run.folder / "metrics.json").write_text(json.dumps({"fingerprint": run.fingerprint, "n": 8, "whole": True}))
+    again = plan("results/x/a/config.yaml")
+    assert again.states["x/a"].status is Status.DONE
+    assert run_name(Path("results/x/a/config.yaml"), Path("elsewhere")) == "results/x/a/config"
 
 
 def test_a_thousand_leaves_are_planned_in_seconds(write):
