@@ -8,7 +8,7 @@ import importlib
 from data.benchmark import Benchmark, Sample
 
 # name -> module with a `BENCHMARK` object; imported on demand so that one benchmark's needs do not burden the others
-_MODULES = {"ruler": "data.ruler"}
+_MODULES = {"longbench": "data.longbench", "ruler": "data.ruler"}
 
 __all__ = ["Benchmark", "Sample", "benchmark_names", "get_benchmark"]
 

@@ -26,7 +26,7 @@ class Sample:
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end the answer besides the model's own; one of them cannot be the first."""
     clean_up_tokenization_spaces: bool | None = None
-    """How the answer is decoded; None is the tokenizer's own setting."""
+    """Whether spaces before punctuation are taken out of the decoded answer; None: as the tokenizer's setting says."""
     may_exceed_positions: bool = False
     """The configuration asks for prompts beyond the model's positions."""
 

@@ -7,7 +7,7 @@ from statistics import fmean
 
 import numpy as np
 
-from data.benchmark import PROTOCOLS
+from data.benchmark import PROTOCOLS, Benchmark, Sample
 
 RESAMPLES = 2000
 SEED = 0
@@ -40,8 +40,15 @@ def costs(rows: Sequence[Mapping]) -> dict[str, float]:
     return result
 
 
-def run_metrics(rows: Sequence[Mapping], protocol: str, whole: bool, full_size: int | None) -> dict:
-    """What metrics.json holds besides the fingerprint.
+def run_metrics(
+    rows: Sequence[Mapping],
+    samples: Sequence[Sample],
+    benchmark: Benchmark,
+    protocol: str,
+    whole: bool,
+    full_size: int | None,
+) -> dict:
+    """What metrics.json holds besides the fingerprint; `rows` are the predictions of `samples`, in their order.
 
     `whole`: these are all the samples that the config asks for; `full_size`: how many the published data set has.
     """
@@ -49,8 +56,11 @@ def run_metrics(rows: Sequence[Mapping], protocol: str, whole: bool, full_size: 
     result: dict = {"protocol": protocol, "n": len(rows), "whole": whole, "subset": subset}
     for key, name in (("score", protocol), *((f"score_{p}", p) for p in PROTOCOLS)):
         scores = [row[f"score_{name}"] for row in rows]
-        result[key] = round(fmean(scores), 2)
+        result[key] = benchmark.mean(scores)
         result[f"{key}_interval"] = [round(bound, 2) for bound in interval(scores)]
+        if parts := benchmark.breakdown(samples, scores):
+            result[f"{key}_by_length"] = parts
+    result |= {name: round(fmean(row["extras"][name] for row in rows), 2) for name in rows[0]["extras"]}
     return result | costs(rows)
 
 

@@ -144,9 +144,14 @@ class Answerer:
         pad = tokenizer.pad_token_id
         self.pad: int = pad if pad is not None else self.stops[0] if self.stops else 0
 
-    def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
-        """Greedy answers to token ids, one list a prompt, as one left-padded batch."""
+    def answer(self, prompts: Sequence[Sequence[int]], sample: Sample) -> list[Answer]:
+        """Greedy answers to token ids, one list a prompt, as one left-padded batch.
+
+        `sample` says how, for all of them: how many new tokens, what else ends an answer, how it is decoded.
+        """
         import torch
+
+        stops = [*self.stops, *(stop for stop in sample.stop_token_ids if stop not in self.stops)]
 
         longest = max(map(len, prompts))
         ids = torch.full((len(prompts), longest), self.pad, dtype=torch.long)
@@ -157,18 +162,25 @@ class Answerer:
         out = self.model.generate(
             input_ids=ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=sample.max_new_tokens,
+            min_new_tokens=1 if sample.stop_token_ids else None,
             do_sample=False,
             return_dict_in_generate=True,
             pad_token_id=self.pad,
-            eos_token_id=self.stops or None,
+            eos_token_id=stops or None,
         )
+        cleans_up = sample.clean_up_tokenization_spaces
+        if cleans_up is None:
+            cleans_up = self.tokenizer.clean_up_tokenization_spaces
         seconds = {phase: value / len(prompts) for phase, value in out.timings.items()}
         answers = []
         for row, stats in zip(out.output_ids.tolist(), out.stats, strict=True):
             # what follows the first stop is padding
-            end = next((at + 1 for at, token in enumerate(row) if token in self.stops), len(row))
-            text = self.tokenizer.decode(row[:end], skip_special_tokens=True)
+            end = next((at + 1 for at, token in enumerate(row) if token in stops), len(row))
+            text = self.tokenizer.decode(row[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            # not by decode: transformers 5 ignores the setting for BPE, and published numbers were decoded with it
+            if cleans_up:
+                text = self.tokenizer.clean_up_tokenization(text)
             answers.append(Answer(text, end, dict(stats), seconds))
         return answers
 

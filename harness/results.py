@@ -24,6 +24,7 @@ from harness.config import REPOSITORY, flatten
 from harness.errors import UserError
 
 CONFIG, PREDICTIONS, METRICS, ENVIRONMENT = "config.yaml", "predictions.jsonl", "metrics.json", "environment.json"
+PROMPT = "prompt_of_sample_0.txt"
 LOCK = ".lock"
 
 
@@ -178,7 +179,7 @@ class RunWriter(RunFolder):
 
     def _prepare(self) -> None:
         if self._overwrite:
-            for name in (METRICS, PREDICTIONS, CONFIG, ENVIRONMENT):
+            for name in (METRICS, PREDICTIONS, CONFIG, ENVIRONMENT, PROMPT):
                 (self.path / name).unlink(missing_ok=True)
         state = self.state(self.fingerprint, None, self._basis)
         if state.status is Status.CONFLICT:
@@ -195,6 +196,10 @@ class RunWriter(RunFolder):
         write_atomically(self.path / CONFIG, yaml.safe_dump(json.loads(canonical(self._resolved)), sort_keys=False))
         write_atomically(self.path / ENVIRONMENT, json.dumps(record, indent=2) + "\n")
         self._file = os.open(predictions, os.O_WRONLY | os.O_APPEND)
+
+    def keep_prompt(self, prompt: str) -> None:
+        """Leave the rendered text of the first sample, chat template and all, for a human to look at."""
+        write_atomically(self.path / PROMPT, prompt)
 
     def append(self, row: dict) -> None:
         """Add one sample's row and make it durable. Raises StorageError, the file then ends as it did before."""

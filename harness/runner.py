@@ -102,7 +102,8 @@ class Runner:
         self.bar.set_postfix_str(f"making or reading the data of {first.name}", refresh=False)
         try:
             tokenizer = self.pool.tokenizer(first.config.tokenizer_spec)
-            loaded = first.benchmark.load(first.config.dataset, tokenizer, first.config.protocol, limit)
+            positions = self.pool.positions(first.config.tokenizer_spec)
+            loaded = first.benchmark.load(first.config.dataset, tokenizer, first.config.protocol, limit, positions)
         except Exception as exc:  # a benchmark may need files, a network, more tokens than fit …: its message says so
             self._fail(runs, f"its data cannot be read: {_brief(exc)}")
             return
@@ -118,6 +119,7 @@ class Runner:
             with RunWriter(run.folder, run.fingerprint, run.config.resolved, run.basis, self.overwrite) as writer:
                 missing = [sample for sample in data.samples if sample.index not in writer.good]
                 self.bar.total += len(missing) - (self.plan.samples_left(run) or 0)  # what the plan could only guess
+                writer.keep_prompt(data.samples[0].prompt)
                 if too_long := self._too_long(run, missing, data):
                     self._fail([run], too_long)
                     return
@@ -125,7 +127,10 @@ class Runner:
                     self._generate(run, missing, data, writer)
                 rows = [writer.good[s.index] for s in data.samples if s.index in writer.good]
                 if len(rows) == len(data.samples):
-                    writer.finish(run_metrics(rows, run.config.protocol, data.whole, run.full_size))
+                    metrics = run_metrics(
+                        rows, data.samples, run.benchmark, run.config.protocol, data.whole, run.full_size
+                    )
+                    writer.finish(metrics)
                     self.report.finished.append(run.name)
                 else:
                     errors = [row["error"] for row in writer.failed.values()]
@@ -150,7 +155,7 @@ class Runner:
     def _answer(self, run: Run, batch: Sequence[Sample], data: Samples, answerer: Any) -> list[dict]:
         """A row for each sample. The samples of a batch that fails are tried one by one: the good ones are saved."""
         try:
-            answers = answerer.answer([data.ids(sample) for sample in batch], batch[0].max_new_tokens)
+            answers = answerer.answer([data.ids(sample) for sample in batch], batch[0])
             rows = []
             for sample, answer in zip(batch, answers, strict=True):
                 score = run.benchmark.score(sample, answer.text)
@@ -161,6 +166,7 @@ class Runner:
                         "references": list(sample.references),
                         "score_official": score["official"],
                         "score_paper": score["paper"],
+                        "extras": run.benchmark.extras(sample, answer.text),
                         "new_tokens": answer.new_tokens,
                         "stats": answer.stats,
                         "seconds": answer.seconds,
@@ -183,11 +189,11 @@ class Runner:
             positions = self.pool.positions(spec)
             for sample in missing:
                 tokens = len(data.ids(sample))
-                if positions and tokens + sample.max_new_tokens > positions:
-                    option = "dataset.seq_len" if "seq_len" in run.config.dataset else "the dataset's length option"
+                if positions and not sample.may_exceed_positions and tokens + sample.max_new_tokens > positions:
                     return (
                         f"sample {sample.index} has {tokens} prompt tokens and {sample.max_new_tokens} to generate, "
-                        f"more than the {positions} positions of {spec.label}. Lower {option}, or take another model"
+                        f"more than the {positions} positions of {spec.label}. "
+                        f"In the configuration, {run.benchmark.length_option}; or take another model"
                     )
         return None
 
@@ -198,10 +204,14 @@ class Runner:
 
 
 def batches(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
-    """In order, at most `size` together, all of a batch with the same number of tokens to generate."""
+    """In order, at most `size` together, all of a batch to be answered in the same way."""
+
+    def way(sample: Sample) -> tuple:
+        return sample.max_new_tokens, sample.stop_token_ids, sample.clean_up_tokenization_spaces
+
     result: list[list[Sample]] = []
     for sample in samples:
-        if result and len(result[-1]) < size and result[-1][0].max_new_tokens == sample.max_new_tokens:
+        if result and len(result[-1]) < size and way(result[-1][0]) == way(sample):
             result[-1].append(sample)
         else:
             result.append([sample])

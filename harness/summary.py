@@ -8,28 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from data import get_benchmark
 from harness.config import flatten
 from harness.metrics import costs, interval, subset_label
 from harness.plan import Plan, Run
 from harness.results import ResultsError, RunFolder, Status, write_atomically
 
 CONTROLS = ("full", "draft_only")
-# the order of the columns, and names for narrow ones; other tasks follow, in full
-SHORT_TASKS = {
-    "niah_single_1": "sngl1",
-    "niah_single_2": "sngl2",
-    "niah_single_3": "sngl3",
-    "niah_multikey_1": "mkey1",
-    "niah_multikey_2": "mkey2",
-    "niah_multikey_3": "mkey3",
-    "niah_multivalue": "mval",
-    "niah_multiquery": "mqry",
-    "vt": "vt",
-    "cwe": "cwe",
-    "fwe": "fwe",
-    "qa_1": "qa1",
-    "qa_2": "qa2",
-}
 
 
 @dataclass(frozen=True)
@@ -193,10 +178,12 @@ def _varying(results: Sequence[Result]) -> set[str]:
 
 
 def _section(benchmark: str, protocol: str, results: Sequence[Result], wide: bool) -> list[str]:
-    """The caption and both tables of one benchmark, as Markdown if `wide`, else for the terminal."""
+    """The captions and tables of one benchmark, as Markdown if `wide`, else for the terminal."""
     rows = make_rows(results)
-    known = list(SHORT_TASKS)
-    tasks = sorted({r.task for r in results}, key=lambda t: (known.index(t) if t in known else len(known), t))
+    short = get_benchmark(benchmark).short_names()
+    known = list(short)
+    tasks = sorted({r.task for r in results}, key=known.index)
+    averages = get_benchmark(benchmark).averages(tasks)
     counts = {len(r.scores) for r in results}
     each = len(counts) > 1
     leading = [("pair", "pair"), ("length", "seq_len")]
@@ -211,11 +198,17 @@ def _section(benchmark: str, protocol: str, results: Sequence[Result], wide: boo
         result = row.cells.get(task)
         return "" if result is None else f"{fmean(result.scores):.1f}" + (f" ({len(result.scores)})" if each else "")
 
-    names = [task if wide else SHORT_TASKS.get(task, task) for task in tasks]
+    overall = list(averages)[-1:]
     scores = Table(
-        [*head, *names, "average"],
-        [[*start(row), *(cell(row, task) for task in tasks), row.average(tasks)] for row in rows],
+        [*head, *(task if wide else short[task] for task in tasks), *overall],
+        [
+            [*start(row), *(cell(row, task) for task in tasks), *(row.average(averages[title]) for title in overall)]
+            for row in rows
+        ],
     )
+    tables = [scores]
+    if len(averages) > 1:
+        tables.append(Table([*head, *averages], [[*start(row), *map(row.average, averages.values())] for row in rows]))
     cost_columns = {
         "kept": lambda row: f"{row.cost('kept_fraction'):.3f}",
         "prompt tok": lambda row: f"{row.cost('prompt_tokens'):.0f}",
@@ -238,10 +231,10 @@ def _section(benchmark: str, protocol: str, results: Sequence[Result], wide: boo
     caption = (
         f"{what}: mean score, {n}"
         + (f" ({'; '.join(subsets)})" if subsets else "")
-        + f". average: over the {len(tasks)} tasks, with its 95 % bootstrap interval (samples drawn within each task)."
+        + ". Averages: over tasks, with their 95 % bootstrap intervals (samples drawn within each task)."
         + (f" Target: {shared['pair']}." if shared.get("pair") else "")
     )
     cost_caption = "Means per sample over the same tasks; kept: KV entries per head / prompt tokens; KiB of KV cache."
     if wide:
-        return [caption, scores.markdown(), cost_caption, spent.markdown()]
-    return [caption + "\n\n" + scores.text(), cost_caption + "\n\n" + spent.text()]
+        return [caption, *(table.markdown() for table in tables), cost_caption, spent.markdown()]
+    return ["\n\n".join([caption, *(table.text() for table in tables)]), cost_caption + "\n\n" + spent.text()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from data.longbench.builtin import TASKS as BUILTIN_TASKS  # noqa: E402
 from data.longbench.tasks import PAPER_TASKS  # noqa: E402
 from data.ruler.tasks import TASKS as RULER_TASKS  # noqa: E402
 
@@ -31,7 +33,7 @@ NIAH = [
 
 
 def demo() -> dict[str, dict]:
-    """The built-in pair on 11 RULER tasks at 2048 tokens: {path below cfg/: content}.
+    """The built-in pair on 11 RULER tasks at 2048 tokens and on generated rows of LongBench's format: {path: content}.
 
     Hyperparameters are the published ones, scaled to prompts a sixteenth as long. RULER's two QA tasks are left out:
     they need downloads, and are beyond a model of this size.
@@ -59,27 +61,25 @@ def demo() -> dict[str, dict]:
             "speckv_config": speckv,
         },
     }
-    budgets = {"speckv": (64, 128), "specpc": (256, 512), "speckvpc": (64,)}
+    # folder, `dataset:` without the task, tasks, {method: budgets}
+    ruler = {"dataset_name": "ruler", "seq_len": 2048, "num_samples": 6, "haystack": "builtin"}
+    all_budgets = {"full": (), "draft_only": (), "speckv": (64, 128), "specpc": (256, 512), "speckvpc": (64,)}
+    longbench = {"dataset_name": "longbench", "data_files": "builtin", "num_samples": 4}
+    grids = [
+        ("demo", ruler, (*NIAH, "vt", "cwe", "fwe"), all_budgets),
+        ("demo/longbench", longbench, BUILTIN_TASKS, {"full": (), "speckv": (64,), "specpc": (256,)}),
+    ]
+    pair = {role: {"model_name_or_path": f"data/tiny_pair/{role}", **model} for role in ("target", "draft")}
     files: dict[str, dict] = {
-        "demo/_base.yaml": {
-            "target_model": {"model_name_or_path": "data/tiny_pair/target", **model},
-            "draft_model": {"model_name_or_path": "data/tiny_pair/draft", **model},
-            "dataset": {"dataset_name": "ruler", "seq_len": 2048, "num_samples": 6, "haystack": "builtin"},
-        }
+        "demo/_pair.yaml": {"target_model": pair["target"], "draft_model": pair["draft"]},
     }
-    for method, settings in methods.items():
-        sparse = {"sparse_type": method, **settings}
-        files[f"demo/{method}/_base.yaml"] = {"base": "../_base.yaml", "sparse_config": sparse}
-        for task in (*NIAH, "vt", "cwe", "fwe"):
-            if method not in budgets:
-                files[f"demo/{method}/{task}.yaml"] = {"base": "_base.yaml", "dataset": {"task": task}}
-            for budget in budgets.get(method, ()):
-                capacity = {"max_capacity_prompt": budget}
-                files[f"demo/{method}/cmax_{budget:04d}/{task}.yaml"] = {
-                    "base": "../_base.yaml",
-                    "dataset": {"task": task},
-                    "sparse_config": {"speckv_config": capacity} if method == "speckvpc" else capacity,
-                }
+    for folder, dataset, tasks, budgets in grids:
+        up = "../" * folder.count("/")
+        files[f"{folder}/_base.yaml"] = {"base": f"{up}_pair.yaml", "dataset": dataset}
+        for method, capacities in budgets.items():
+            sparse = {"sparse_type": method, **methods[method]}
+            files[f"{folder}/{method}/_base.yaml"] = {"base": "../_base.yaml", "sparse_config": sparse}
+            files |= _leaves(f"{folder}/{method}", tasks, capacities, "speckv_config" in sparse)
     return files
 
 
@@ -210,16 +210,23 @@ def _grid(tree: str, methods: dict[str, Method]) -> dict[str, dict]:
             up = "../" * (data.count("/") + 2)  # to the method's folder
             bases = [f"{up}../../paper/{_data_base(data, pair)}", f"{up}_{pair}.yaml"]
             files[f"{folder}/_base.yaml"] = {"base": bases}
-            for task in tasks:
-                if not method.budgets:
-                    files[f"{folder}/{task}.yaml"] = {"base": "_base.yaml", "dataset": {"task": task}}
-                for budget in method.budgets:
-                    capacity = {"max_capacity_prompt": budget}
-                    files[f"{folder}/cmax_{budget:04d}/{task}.yaml"] = {
-                        "base": "../_base.yaml",
-                        "dataset": {"task": task},
-                        "sparse_config": {"speckv_config": capacity} if "speckv_config" in method.sparse else capacity,
-                    }
+            files |= _leaves(folder, tasks, method.budgets, "speckv_config" in method.sparse)
+    return files
+
+
+def _leaves(folder: str, tasks: Iterable[str], budgets: Sequence[int], nested: bool) -> dict[str, dict]:
+    """The leaves on a folder's `_base.yaml`: a task, at each budget; `nested`: the budget is SpecKV-PC's second."""
+    files: dict[str, dict] = {}
+    for task in tasks:
+        if not budgets:
+            files[f"{folder}/{task}.yaml"] = {"base": "_base.yaml", "dataset": {"task": task}}
+        for budget in budgets:
+            capacity = {"max_capacity_prompt": budget}
+            files[f"{folder}/cmax_{budget:04d}/{task}.yaml"] = {
+                "base": "../_base.yaml",
+                "dataset": {"task": task},
+                "sparse_config": {"speckv_config": capacity} if nested else capacity,
+            }
     return files
 
 

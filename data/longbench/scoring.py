@@ -216,6 +216,8 @@ class LongBenchScoring:
 
 
 def _score(sample: Sample, prediction: str, protocol: str) -> float:
+    if not sample.references:
+        raise ValueError("a sample without references cannot be scored")
     task, _ = parse_task(sample.meta["task"])
     text = _scored_part(task.first_line, prediction)
     metric = METRICS[task.metric]
@@ -223,7 +225,7 @@ def _score(sample: Sample, prediction: str, protocol: str) -> float:
         metric = functools.partial(metric, classes=sample.meta["all_classes"])
     elif task.metric == "code":
         metric = functools.partial(metric, ratio=RATIOS[protocol])
-    return 100 * max((metric(text, reference) for reference in sample.references), default=0.0)
+    return 100 * max(metric(text, reference) for reference in sample.references)
 
 
 def _scored_part(first_line: bool, prediction: str) -> str:

@@ -37,13 +37,15 @@ def test_files_that_left_the_grid_are_deleted(tmp_path):
 def test_the_demo_is_one_valid_sweep_of_one_pair(tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     plan = make_plan(["cfg/demo/**/*.yaml"], {}, tmp_path)
-    methods = Counter(run.config.sparse_type for run in plan.runs)
-    assert methods == {"full": 11, "draft_only": 11, "speckv": 22, "specpc": 22, "speckvpc": 11}
+    methods = Counter((run.benchmark.name, run.config.sparse_type) for run in plan.runs)
+    ruler = {"full": 11, "draft_only": 11, "speckv": 22, "specpc": 22, "speckvpc": 11}
+    longbench = {"full": 6, "speckv": 6, "specpc": 6}
+    assert methods == {("ruler", m): n for m, n in ruler.items()} | {("longbench", m): n for m, n in longbench.items()}
     assert len(plan.groups) == 1
-    assert len(plan.groups[0].data) == 11
+    assert len(plan.groups[0].data) == 11 + 6
     for run in plan.runs:
         assert run.name.endswith("/" + run.config.dataset["task"])
-        assert run.config.dataset["seq_len"] == 2048
+        assert run.config.dataset.get("seq_len") == (2048 if run.benchmark.name == "ruler" else None)
         if "cmax_" in run.name:
             method = getattr(run.config.method, "speckv_config", run.config.method)
             assert f"cmax_{method.max_capacity_prompt:04d}" in run.name

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,8 +208,9 @@ def test_an_answer_ends_with_its_first_stop_and_takes_its_share_of_the_time(tree
     config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
     pool = ModelPool()
     with pool.patched(config) as answerer:
-        ids = encode(answerer.tokenizer, Sample(0, "Some text to go on from", (), 8, True))
-        free = answerer.answer([ids], 8)[0]
+        sample = Sample(0, "Some text to go on from", (), 8, True)
+        ids = encode(answerer.tokenizer, sample)
+        free = answerer.answer([ids], sample)[0]
         generate, outputs = answerer.model.generate, []
 
         def record(**arguments):
@@ -218,13 +220,43 @@ def test_an_answer_ends_with_its_first_stop_and_takes_its_share_of_the_time(tree
         new = generate(input_ids=torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
         answerer.stops, answerer.pad = [new[2]], new[0]  # padding that decoding would not leave out by itself
         monkeypatch.setattr(answerer.model, "generate", record)
-        stopped, other = answerer.answer([ids, ids[:-3]], 8)
+        stopped, other = answerer.answer([ids, ids[:-3]], sample)
         monkeypatch.undo()
     assert free.new_tokens == 8
     assert stopped.new_tokens == new.index(new[2]) + 1 < other.new_tokens
     assert stopped.text == answerer.tokenizer.decode(new[: stopped.new_tokens], skip_special_tokens=True)
     for phase, seconds in outputs[0].timings.items():
         assert stopped.seconds[phase] + other.seconds[phase] == pytest.approx(seconds)
+
+
+def test_a_samples_own_stop_ends_the_answer_but_cannot_be_its_first_token(tree):
+    config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
+    with ModelPool().patched(config) as answerer:
+        sample = Sample(0, "Some text to go on from", (), 8, True)
+        ids = encode(answerer.tokenizer, sample)
+        output = answerer.model.generate(input_ids=torch.tensor([ids]), max_new_tokens=8, do_sample=False)
+        new = output[0, len(ids) :].tolist()
+        later = next(token for token in new if token != new[0])
+        stopped = answerer.answer([ids], replace(sample, stop_token_ids=(later,)))[0]
+        assert stopped.new_tokens == new.index(later) + 1
+        barred = answerer.answer([ids], replace(sample, stop_token_ids=(new[0],)))[0]
+        assert barred.new_tokens > 1
+        assert answerer.answer([ids], sample)[0].new_tokens == 8  # the sample before has left nothing behind
+
+
+@pytest.mark.parametrize(
+    ("sample_says", "tokenizer_says", "text"),
+    [(None, False, "a , b ."), (None, True, "a, b."), (True, False, "a, b."), (False, True, "a , b .")],
+)
+def test_the_sample_says_how_its_answer_is_decoded(tree, monkeypatch, sample_says, tokenizer_says, text):
+    config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
+    with ModelPool().patched(config) as answerer:
+        ids = torch.tensor([answerer.tokenizer("a , b .", add_special_tokens=False)["input_ids"]])
+        output = types.SimpleNamespace(output_ids=ids, stats=[{}], timings={})
+        monkeypatch.setattr(answerer.model, "generate", lambda **_: output)
+        monkeypatch.setattr(answerer.tokenizer, "clean_up_tokenization_spaces", tokenizer_says)
+        sample = Sample(0, "", (), 8, True, clean_up_tokenization_spaces=sample_says)
+        assert answerer.answer([[1]], sample)[0].text == text
 
 
 @pytest.mark.parametrize("adds", [True, False])

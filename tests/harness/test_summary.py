@@ -47,13 +47,13 @@ def test_table_has_methods_by_budget_against_tasks(tree, benchmark, monkeypatch)
     text, path = sweep()
     assert path == Path("results/demo/summary.md")
     heads = [part.split()[:5] for part in text.splitlines() if part.startswith("method")]
-    assert heads[0] == ["method", "budget", "add", "sub", "average"]
+    assert heads[0] == ["method", "budget", "a", "s", "average"]
     starts = [row.split()[:2] for row in text.split("average\n")[1].splitlines()[1:5]]
     assert starts == [["full", "all"], ["speckv", "64"], ["speckv", "128"], ["speckvpc", "99"]]
     assert line(text, "speckv 64")[2:5] == ["100.0", "75.0", "87.5"]
     assert "99 > 77" in text
     assert "toy, length 128, protocol official: mean score, n = 4 samples per cell (first 4 of 500)" in text
-    assert "over the 2 tasks, with its 95 % bootstrap interval" in text
+    assert "with their 95 % bootstrap intervals (samples drawn within each task)." in text
     assert "Missing" not in text
     markdown = path.read_text()
     assert "| speckv | 64 | 100.0 | 75.0 | 87.5 [62.5, 100.0] |" in markdown

@@ -33,6 +33,7 @@ class ToyBenchmark:
     """`num_samples` prompts "<task> <i>" whose answer is `i`."""
 
     name = "toy"
+    length_option = "lower the toy's length"
 
     def __init__(self):
         self.loads: list[str] = []
@@ -50,7 +51,13 @@ class ToyBenchmark:
     def full_size(self, dataset: dict) -> int:
         return 500
 
-    def load(self, dataset: dict, tokenizer, protocol: str, limit: int | None = None) -> list[Sample]:
+    def short_names(self) -> dict:
+        return {"add": "a", "sub": "s"}
+
+    def averages(self, tasks) -> dict:
+        return {"average": tuple(tasks)}
+
+    def load(self, dataset: dict, tokenizer, protocol: str, limit=None, positions=None) -> list[Sample]:
         self.loads.append(dataset["task"])
         count = dataset.get("num_samples", ROWS)
         return [
@@ -61,6 +68,15 @@ class ToyBenchmark:
     def score(self, sample: Sample, prediction: str) -> dict[str, float]:
         right = prediction == sample.references[0]
         return {"official": 100.0 * right, "paper": 50.0 * right}
+
+    def extras(self, sample: Sample, prediction: str) -> dict[str, float]:
+        return {"length": float(len(prediction))}
+
+    def mean(self, scores) -> float:
+        return round(sum(scores) / len(scores), 2)
+
+    def breakdown(self, samples, scores) -> dict:
+        return {}
 
 
 class ToyPool:
@@ -93,7 +109,7 @@ class ToyPool:
         self.loaded.append(config.sparse_type)
         yield self
 
-    def answer(self, prompts, max_new_tokens):
+    def answer(self, prompts, sample):
         self.batches.append(len(prompts))
         texts = [bytes(map(int, ids)).decode().split()[-1] for ids in prompts]
         self.on_answer()
