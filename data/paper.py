@@ -17,10 +17,10 @@ _TAGS = ("<think/>", "Answer:", "Summary:", "The final answer is:", "The answer 
 
 
 def keep_last(prediction: str) -> str:
-    """What the reference scores of a prediction, in either benchmark: what follows the last of each tag, stripped.
+    """What the reference scores of a prediction, in either benchmark: what follows the last of the tags, stripped.
 
-    The tags are cut one after the other. In code the strip also takes the first line's indentation away, which is why
-    its code scores are some 10 points below LongBench's.
+    In code the strip also takes the first line's indentation away, which is why its code scores are some 10 points
+    below LongBench's.
     """
     for tag in _TAGS:
         prediction = prediction.rpartition(tag)[2]

@@ -114,8 +114,7 @@ def score_file(benchmark: Benchmark, file: Path, task: str | None, is_e: bool = 
 def _rows(file: Path) -> Iterator[tuple[int, dict]]:
     """(line number from 1, row) of each line that is not blank."""
     try:
-        # not splitlines(): it also splits at the line separators of Unicode, which JSON leaves as they are
-        lines = file.read_bytes().split(b"\n")
+        lines = file.read_bytes().splitlines()  # bytes: a text's would also split at Unicode's line separators
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}. Give the path of a predictions file") from error
     for number, line in enumerate(lines, start=1):

@@ -94,6 +94,7 @@ def test_longbench_es_buckets_are_eval_pys(script):
 
 def test_json_has_a_line_a_file(run, write):
     first = write([theirs("Paris", "Paris"), theirs("Rome. Answer: Paris", "Paris")], "qasper.jsonl")
+    Path(first).write_text(Path(first).read_text().replace("Rome", "\u2028Rome"), encoding="utf-8")
     second = write([theirs("the cat", "the cat sat"), theirs("", "x")], "samsum.jsonl")
     code, out, err = run("--dataset", "longbench", "--json", first, second)
     assert (code, err) == (0, "")

@@ -194,6 +194,7 @@ def test_retrieval_takes_the_references_first_paragraph_and_needs_one():
         ("", "", 1.0),
         ("", "foo()", 0.0),
         ("foo()", "", 0.0),
+        ("x = 1; " * 60, "x = 1; " * 60, 1.0),  # where every character is frequent
         ("xa", "abcdefgh" + "xyzuvwrs"[:6], 0.12),  # 12.5 %: to the even number
     ],
 )
@@ -258,7 +259,7 @@ def test_official_and_paper_differ_where_the_reference_cleans():
         ("answer: one", "answer: one"),
         ("thought<think/> one", "one"),
         ("<think>thought</think> one", "<think>thought</think> one"),
-        ("The answer is: 3 Summary: x", "x"),  # tag by tag, not the last tag of all
+        ("The answer is: 3 Summary: x", "x"),
         ("Summary: x The answer is: 3", "3"),
         ("Next line of code:\n    foo()", "foo()"),
         ("The final answer is: 5 Answer: 6 Summary:", ""),
