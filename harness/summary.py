@@ -10,6 +10,7 @@ from statistics import fmean
 
 from data import get_benchmark
 from harness.config import flatten
+from harness.errors import Problem, format_problems
 from harness.metrics import costs, interval, subset_label
 from harness.plan import Plan, Run
 from harness.results import ResultsError, RunFolder, Status, write_atomically
@@ -106,7 +107,7 @@ def summarise(plan: Plan, output: Path, failures: Mapping[str, str]) -> tuple[st
         if result:
             results.append(result)
         else:
-            missing.append(f"{run.name}: {why}")
+            missing.append(Problem(run.name, "", why))
     prefix = os.path.commonpath([os.path.dirname(run.name) for run in plan.runs])
     text, markdown = [], [f"# Summary of {prefix or 'the sweep'}"]
     for key in sorted({(r.benchmark, r.protocol) for r in results}):
@@ -114,10 +115,9 @@ def summarise(plan: Plan, output: Path, failures: Mapping[str, str]) -> tuple[st
         for parts, wide in ((text, False), (markdown, True)):
             parts += _section(*key, members, wide)
     if missing:
-        text.append(f"Missing, and blank above: {len(missing)} runs\n" + "\n".join(f"  {line}" for line in missing))
-        markdown.append(
-            f"Missing, and blank above: {len(missing)} runs\n\n" + "\n".join(f"- {line}" for line in missing)
-        )
+        count = f"Missing, and blank above: {len(missing)} run{'s' * (len(missing) > 1)}"
+        text.append(f"{count}\n{format_problems(missing)}")
+        markdown.append(f"{count}\n\n" + "\n".join(f"- {problem.where}: {problem.text}" for problem in missing))
     path = output / prefix / "summary.md"
     write_atomically(path, "\n\n".join(markdown) + "\n")
     return "\n\n".join(text), path

@@ -131,13 +131,13 @@ class RulerBenchmark(RulerScoring):
         samples = []
         for row in read_rows(path, wanted):
             try:
-                samples.append(_sample(row, recipe, values["answer_prefix"], adds))
+                samples.append(_sample(row, recipe, protocol, values["answer_prefix"], adds))
             except KeyError as error:
                 raise DataFileError(f"{path}: a row has no {error}; delete the file to make it anew") from error
         return samples
 
 
-def _sample(row: dict, recipe: Recipe, with_prefix: bool, adds_special_tokens: bool) -> Sample:
+def _sample(row: dict, recipe: Recipe, protocol: str, with_prefix: bool, adds_special_tokens: bool) -> Sample:
     meta = {"task": recipe.task, "seq_len": recipe.seq_len, "length": row["length"]}
     if "token_position_answer" in row:
         meta["token_position_answer"] = row["token_position_answer"]
@@ -148,6 +148,7 @@ def _sample(row: dict, recipe: Recipe, with_prefix: bool, adds_special_tokens: b
         max_new_tokens=recipe.tokens_to_generate,
         add_special_tokens=adds_special_tokens,
         meta=meta,
+        clean_up_tokenization_spaces=True if protocol == "paper" else None,  # as the reference implementation decodes
     )
 
 

@@ -196,6 +196,7 @@ def tiny():
 def test_protocols_differ_in_answer_lengths(protocol, vt_tokens, tiny, tmp_path):
     dataset = section("vt", 2048, num_samples=2, data_dir=str(tmp_path))
     for sample in RULER.load(dataset, tiny, protocol):
+        assert sample.clean_up_tokenization_spaces is (True if protocol == "paper" else None)
         tokens = len(tiny(sample.prompt, add_special_tokens=sample.add_special_tokens)["input_ids"])
         assert sample.max_new_tokens == vt_tokens
         assert sample.meta["length"] == tokens + vt_tokens <= 2048
