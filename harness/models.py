@@ -116,6 +116,22 @@ class ModelPool:
             except ValueError as exc:
                 raise ModelError(f"{draft.label} cannot be a draft for {target.label}: {exc}") from exc
 
+    def check_attention(self, spec: ModelSpec) -> None:
+        """The model's attention implementation is installed. Raises ModelError: loading would too, but late."""
+        name = spec.attn_implementation
+        if not name.startswith("flash_attention_"):
+            return
+        from transformers import utils
+
+        # transformers takes a kernel of the hub where the package is absent
+        installed = getattr(utils, f"is_flash_attn_{name[-1]}_available")() or utils.is_kernels_available()
+        if not installed:
+            raise ModelError(
+                f"{name}, which {spec.label} asks for, needs a GPU and flash-attn (or the package kernels), not both "
+                "of which are here. Install it, or use another: --set target_model.attn_implementation=sdpa "
+                "draft_model.attn_implementation=sdpa"
+            )
+
     @contextmanager
     def patched(self, config: RunConfig) -> Iterator[Answerer]:
         """The run's method on its models, ready to answer; then the models are as they were. Raises ModelError."""

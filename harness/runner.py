@@ -55,6 +55,8 @@ def preflight(plan: Plan, pool: ModelPool) -> None:
             continue
         needs_draft = any(run.config.draft for run in runs)
         try:
+            for spec in {spec for run in runs for spec in _readers_of_prompt(run)}:
+                pool.check_attention(spec)
             pool.check_pair(pair.target, pair.draft if needs_draft else None)
             for run in runs:
                 helper, first = run.config.helper, run.config.method.first_draft_layer

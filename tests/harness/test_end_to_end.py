@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, utils
 
 import eval as cli
 from data import get_benchmark
@@ -202,6 +202,17 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(tree, pair, workspace, monk
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("tried again"))
     with pytest.raises(ModelError, match="the model broken cannot be loaded"):
         pool.model(spec)
+
+
+def test_an_attention_that_is_not_installed_is_found_before_any_model_loads(tree, monkeypatch, capsys):
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+    for there in (utils.is_flash_attn_2_available(), utils.is_kernels_available()):
+        if there:
+            pytest.skip("flash attention can be had here")
+    assert cli.main(["--cfg", "cfg", "--set", "target_model.attn_implementation=flash_attention_2"]) == 2
+    message = capsys.readouterr().err
+    assert "flash_attention_2, which" in message
+    assert "target_model.attn_implementation=sdpa" in message
 
 
 def test_an_answer_ends_with_its_first_stop_and_takes_its_share_of_the_time(tree, monkeypatch):

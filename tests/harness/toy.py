@@ -101,6 +101,9 @@ class ToyPool:
     def check_pair(self, target, draft):
         pass
 
+    def check_attention(self, spec):
+        pass
+
     def retain(self, specs):
         self.retained.append(tuple(spec and spec.label for spec in specs))
 
