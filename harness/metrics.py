@@ -46,13 +46,12 @@ def run_metrics(
     benchmark: Benchmark,
     protocol: str,
     whole: bool,
-    full_size: int | None,
+    subset: str | None,
 ) -> dict:
     """What metrics.json holds besides the fingerprint; `rows` are the predictions of `samples`, in their order.
 
-    `whole`: these are all the samples that the config asks for; `full_size`: how many the published data set has.
+    `whole`: these are all the samples that the config asks for; `subset`: the `subset_label`.
     """
-    subset = subset_label(len(rows), whole, full_size)
     result: dict = {"protocol": protocol, "n": len(rows), "whole": whole, "subset": subset}
     for key, name in (("score", protocol), *((f"score_{p}", p) for p in PROTOCOLS)):
         scores = [row[f"score_{name}"] for row in rows]
@@ -64,8 +63,13 @@ def run_metrics(
     return result | costs(rows)
 
 
-def subset_label(n: int, whole: bool, full_size: int | None) -> str | None:
-    """`first 5 of 500`, or None where nothing is left out."""
+def subset_label(n: int, whole: bool, full_size: int | None, shuffle_seed: int | None = None) -> str | None:
+    """`first 5 of 500`, or None where nothing is left out.
+
+    `whole`: these are all the samples that the config asks for; `full_size`: how many the published data set has;
+    `shuffle_seed`: of the order that they are the first in.
+    """
+    order = "" if shuffle_seed is None else f", shuffled with seed {shuffle_seed}"
     if full_size is not None:
-        return f"first {n} of {full_size}" if n < full_size else None
-    return None if whole else f"first {n}"
+        return f"first {n} of {full_size}{order}" if n < full_size else None
+    return None if whole else f"first {n}{order}"

@@ -16,6 +16,7 @@ from data import get_benchmark
 from data.benchmark import Benchmark
 from harness.config import REPOSITORY, ConfigReader, ModelSpec, RunConfig, local_folder, show
 from harness.errors import Problem, ProblemsError
+from harness.metrics import subset_label
 from harness.results import CONFIG, ResultsError, RunFolder, State, Status, canonical, conflict_message
 
 # How a run is executed, not what it computes: these may change between the two halves of a run. (The data set is
@@ -76,6 +77,10 @@ class Run:
     def full_size(self) -> int | None:
         """Rows of the published data set, where the benchmark says; a mean over fewer is labelled."""
         return self.benchmark.full_size(self.config.dataset) or self.rows
+
+    def subset(self, n: int, whole: bool) -> str | None:
+        """What a mean over the run's first n samples is labelled with; `whole`: they are all that it asks for."""
+        return subset_label(n, whole, self.full_size, self.identity.get("shuffle_seed"))
 
 
 @dataclass

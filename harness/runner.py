@@ -129,10 +129,9 @@ class Runner:
                     self._generate(run, missing, data, writer)
                 rows = [writer.good[s.index] for s in data.samples if s.index in writer.good]
                 if len(rows) == len(data.samples):
-                    metrics = run_metrics(
-                        rows, data.samples, run.benchmark, run.config.protocol, data.whole, run.full_size
-                    )
-                    writer.finish(metrics)
+                    subset = run.subset(len(rows), data.whole)
+                    protocol = run.config.protocol
+                    writer.finish(run_metrics(rows, data.samples, run.benchmark, protocol, data.whole, subset))
                     self.report.finished.append(run.name)
                 else:
                     errors = [row["error"] for row in writer.failed.values()]

@@ -11,7 +11,7 @@ from statistics import fmean
 from data import get_benchmark
 from harness.config import flatten
 from harness.errors import Problem, format_problems
-from harness.metrics import costs, interval, subset_label
+from harness.metrics import costs, interval
 from harness.plan import Plan, Run
 from harness.results import ResultsError, RunFolder, Status, write_atomically
 
@@ -144,7 +144,7 @@ def read_result(run: Run, limit: int | None) -> Result | None:
         options=tuple((key.removeprefix("sparse_config."), str(value)) for key, value in options.items()),
         scores=tuple(row[f"score_{config.protocol}"] for row in rows),
         costs=costs(rows),
-        subset=subset_label(len(rows), whole, run.full_size),
+        subset=run.subset(len(rows), whole),
     )
 
 

@@ -154,13 +154,14 @@ def test_interval_over_tasks_resamples_within_each():
 
 
 @pytest.mark.parametrize(
-    ("n", "whole", "size", "label"),
+    ("n", "whole", "size", "seed", "label"),
     [
-        (5, False, 500, "first 5 of 500"),
-        (20, True, 500, "first 20 of 500"),
-        (500, True, 500, None),
-        (5, False, None, "first 5"),
+        (5, False, 500, None, "first 5 of 500"),
+        (20, True, 500, None, "first 20 of 500"),
+        (500, True, 500, None, None),
+        (5, False, None, None, "first 5"),
+        (5, True, 200, 42, "first 5 of 200, shuffled with seed 42"),
     ],
 )
-def test_subset_labels(n, whole, size, label):
-    assert subset_label(n, whole, size) == label
+def test_subset_labels(n, whole, size, seed, label):
+    assert subset_label(n, whole, size, seed) == label
