@@ -245,12 +245,10 @@ def test_order_and_number_of_samples(folder):
     assert [s.index for s in load(folder, "qasper", llama(), num_samples=3)] == [0, 1, 2]
     paper = load(folder, "qasper", llama(), "paper", num_samples=3)
     assert [s.index for s in paper] == [0, 1, 2]
-    datasets = pytest.importorskip("datasets")
-    shuffled = datasets.Dataset.from_list([{"row": i} for i in range(5)]).shuffle(seed=42).select(range(3))["row"]
-    assert [s.meta["row"] for s in paper] == list(shuffled)
-    assert [s.meta["row"] for s in load(folder, "qasper", llama(), "paper", num_samples=3, limit=2)] == list(shuffled)[
-        :2
-    ]
+    shuffled = [4, 2, 3]  # datasets 5.2: Dataset.from_list(five rows).shuffle(seed=42)
+    assert [s.meta["row"] for s in paper] == shuffled
+    limited = load(folder, "qasper", llama(), "paper", num_samples=3, limit=2)
+    assert [s.meta["row"] for s in limited] == shuffled[:2]
 
 
 def test_identity_tells_apart_what_differs(folder):
