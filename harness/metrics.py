@@ -45,31 +45,32 @@ def run_metrics(
     samples: Sequence[Sample],
     benchmark: Benchmark,
     protocol: str,
-    whole: bool,
+    exhausted: bool,
     subset: str | None,
 ) -> dict:
     """What metrics.json holds besides the fingerprint; `rows` are the predictions of `samples`, in their order.
 
-    `whole`: these are all the samples that the config asks for; `subset`: the `subset_label`.
+    `exhausted`: the data set has no more samples than these; `subset`: the `subset_label`.
     """
-    result: dict = {"protocol": protocol, "n": len(rows), "whole": whole, "subset": subset}
+    result: dict = {"protocol": protocol, "n": len(rows), "exhausted": exhausted, "subset": subset}
     for key, name in (("score", protocol), *((f"score_{p}", p) for p in PROTOCOLS)):
         scores = [row[f"score_{name}"] for row in rows]
         result[key] = benchmark.mean(scores)
         result[f"{key}_interval"] = [round(bound, 2) for bound in interval(scores)]
         if parts := benchmark.breakdown(samples, scores):
             result[f"{key}_by_length"] = parts
-    result |= {name: round(fmean(row["extras"][name] for row in rows), 2) for name in rows[0]["extras"]}
+    extras = [row.get("extras", {}) for row in rows]  # rows of before there were any have none
+    result |= {name: round(fmean(extra[name] for extra in extras), 2) for name in extras[0]}
     return result | costs(rows)
 
 
-def subset_label(n: int, whole: bool, full_size: int | None, shuffle_seed: int | None = None) -> str | None:
+def subset_label(n: int, exhausted: bool, full_size: int | None, shuffle_seed: int | None = None) -> str | None:
     """`first 5 of 500`, or None where nothing is left out.
 
-    `whole`: these are all the samples that the config asks for; `full_size`: how many the published data set has;
+    `exhausted`: the data set has no more samples than these; `full_size`: how many the published one has;
     `shuffle_seed`: of the order that they are the first in.
     """
     order = "" if shuffle_seed is None else f", shuffled with seed {shuffle_seed}"
     if full_size is not None:
         return f"first {n} of {full_size}{order}" if n < full_size else None
-    return None if whole else f"first {n}{order}"
+    return None if exhausted else f"first {n}{order}"

@@ -46,9 +46,12 @@ class ModelPool:
             # a tokenizer of its own has its own history: the model's revision says nothing about it
             revision = spec.revision if spec.tokenizer is None else None
             with _readable(f"the tokenizer {spec.tokenizer_source}"):
-                self._tokenizers[spec] = AutoTokenizer.from_pretrained(
+                tokenizer = AutoTokenizer.from_pretrained(
                     spec.tokenizer_source, revision=revision, trust_remote_code=spec.trust_remote_code
                 )
+            # transformers would warn of every text that is yet to be truncated; lengths are checked before a model runs
+            tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+            self._tokenizers[spec] = tokenizer
         return self._tokenizers[spec]
 
     def positions(self, spec: ModelSpec) -> int | None:
@@ -127,8 +130,8 @@ class ModelPool:
         installed = getattr(utils, f"is_flash_attn_{name[-1]}_available")() or utils.is_kernels_available()
         if not installed:
             raise ModelError(
-                f"{name}, which {spec.label} asks for, needs a GPU and flash-attn (or the package kernels), not both "
-                "of which are here. Install it, or use another: --set target_model.attn_implementation=sdpa "
+                f"{name}, which {spec.label} asks for, needs a GPU and the package flash-attn (or kernels). One is "
+                "not here. Install it, or take another: --set target_model.attn_implementation=sdpa "
                 "draft_model.attn_implementation=sdpa"
             )
 

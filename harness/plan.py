@@ -78,9 +78,9 @@ class Run:
         """Rows of the published data set, where the benchmark says; a mean over fewer is labelled."""
         return self.benchmark.full_size(self.config.dataset) or self.rows
 
-    def subset(self, n: int, whole: bool) -> str | None:
-        """What a mean over the run's first n samples is labelled with; `whole`: they are all that it asks for."""
-        return subset_label(n, whole, self.full_size, self.identity.get("shuffle_seed"))
+    def subset(self, n: int, exhausted: bool) -> str | None:
+        """What a mean over the run's first n samples is labelled with; `exhausted`: there are no more."""
+        return subset_label(n, exhausted, self.full_size, self.identity.get("shuffle_seed"))
 
 
 @dataclass
@@ -219,7 +219,8 @@ def _braces(pattern: str) -> list[str]:
 def _only_a_base(path: Path, tree: Mapping[str, Any], reader: ConfigReader) -> bool:
     """Whether a file is no run of its own. A leaf that has lost a section is a mistake to report, not a base."""
     missing = [key for key in ("dataset", "sparse_config") if not tree.get(key)]
-    return len(missing) == 2 or (bool(missing) and path in reader.bases)
+    incomplete = bool(missing) or "task" not in tree["dataset"]
+    return len(missing) == 2 or (incomplete and path in reader.bases)
 
 
 def run_name(path: Path, output: Path | None = None) -> str:

@@ -98,13 +98,22 @@ class RunFolder:
         if metrics is not None:
             if metrics.get("fingerprint") != fingerprint:
                 return State(Status.CONFLICT, int(metrics.get("n", 0)), self._difference(basis))
-            if metrics["whole"] if asked is None else metrics["n"] >= asked:
+            enough = metrics.get("exhausted") or (asked is not None and metrics["n"] >= asked)
+            if enough and self._predictions_are_those_of(metrics):
                 return State(Status.DONE, metrics["n"])
         rows = self.rows()
         if any(row["fingerprint"] != fingerprint for row in rows):
             return State(Status.CONFLICT, len(rows), self._difference(basis))
         good = sum(row["error"] is None for row in rows)
         return State(Status.PARTIAL if rows else Status.EMPTY, good)
+
+    def _predictions_are_those_of(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether the metrics' rows are still there. The size tells; only where it differs is the file read."""
+        try:
+            size = (self.path / PREDICTIONS).stat().st_size
+        except OSError:
+            size = 0
+        return size == metrics.get("predictions_bytes") or sum(r["error"] is None for r in self.rows()) >= metrics["n"]
 
     def _difference(self, basis: Mapping[str, Any]) -> str:
         """What tells the folder's configuration from another, as `key: there -> here`."""
@@ -220,7 +229,9 @@ class RunWriter(RunFolder):
 
     def finish(self, metrics: dict) -> None:
         """Write metrics.json: from now on the run is done."""
-        write_atomically(self.path / METRICS, json.dumps({"fingerprint": self.fingerprint, **metrics}, indent=2) + "\n")
+        size = (self.path / PREDICTIONS).stat().st_size
+        record = {"fingerprint": self.fingerprint, **metrics, "predictions_bytes": size}
+        write_atomically(self.path / METRICS, json.dumps(record, indent=2) + "\n")
 
 
 def conflict_message(path: Path, state: State) -> str:

@@ -35,7 +35,8 @@ class Samples:
     """A rendered data set, shared by all its runs: the samples and, made when first needed, their token ids."""
 
     samples: list[Sample]
-    whole: bool
+    exhausted: bool
+    """There are no more."""
     tokenizer: Any
     _ids: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -55,7 +56,7 @@ def preflight(plan: Plan, pool: ModelPool) -> None:
             continue
         needs_draft = any(run.config.draft for run in runs)
         try:
-            for spec in {spec for run in runs for spec in _readers_of_prompt(run)}:
+            for spec in dict.fromkeys(spec for run in runs for spec in _readers_of_prompt(run)):
                 pool.check_attention(spec)
             pool.check_pair(pair.target, pair.draft if needs_draft else None)
             for run in runs:
@@ -112,7 +113,8 @@ class Runner:
         if not loaded:
             self._fail(runs, "its data set is empty")
             return
-        data = Samples(loaded, limit is None or len(loaded) < limit, tokenizer)
+        asked = first.asked(limit)
+        data = Samples(loaded, asked is None or len(loaded) < asked, tokenizer)
         for run in runs:
             self._run(run, data)
 
@@ -129,9 +131,9 @@ class Runner:
                     self._generate(run, missing, data, writer)
                 rows = [writer.good[s.index] for s in data.samples if s.index in writer.good]
                 if len(rows) == len(data.samples):
-                    subset = run.subset(len(rows), data.whole)
+                    subset = run.subset(len(rows), data.exhausted)
                     protocol = run.config.protocol
-                    writer.finish(run_metrics(rows, data.samples, run.benchmark, protocol, data.whole, subset))
+                    writer.finish(run_metrics(rows, data.samples, run.benchmark, protocol, data.exhausted, subset))
                     self.report.finished.append(run.name)
                 else:
                     errors = [row["error"] for row in writer.failed.values()]

@@ -131,7 +131,7 @@ def read_result(run: Run, limit: int | None) -> Result | None:
         return None
     rows = [row for row in folder.rows() if row["error"] is None][:asked]
     config = run.config
-    whole = folder.metrics()["whole"] and len(rows) == folder.metrics()["n"]
+    exhausted = folder.metrics().get("exhausted") and len(rows) == folder.metrics()["n"]
     options = flatten({k: v for k, v in config.resolved.items() if k not in ("wandb", "batch_size")})
     return Result(
         benchmark=config.dataset["dataset_name"],
@@ -144,7 +144,7 @@ def read_result(run: Run, limit: int | None) -> Result | None:
         options=tuple((key.removeprefix("sparse_config."), str(value)) for key, value in options.items()),
         scores=tuple(row[f"score_{config.protocol}"] for row in rows),
         costs=costs(rows),
-        subset=run.subset(len(rows), whole),
+        subset=run.subset(len(rows), exhausted),
     )
 
 
@@ -207,7 +207,7 @@ def _section(benchmark: str, protocol: str, results: Sequence[Result], wide: boo
         ],
     )
     tables = [scores]
-    if len(averages) > 1:
+    if len(averages) > 2:  # one category and the overall mean say what the columns say
         tables.append(Table([*head, *averages], [[*start(row), *map(row.average, averages.values())] for row in rows]))
     cost_columns = {
         "kept": lambda row: f"{row.cost('kept_fraction'):.3f}",

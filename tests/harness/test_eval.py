@@ -164,6 +164,7 @@ def test_a_broken_line_stops_the_sweep_before_it_starts(write, command):
     done = command("--cfg", "cfg")
     assert done.returncode == 2
     assert "results/a/predictions.jsonl: line 2: not a row of predictions. Delete that line" in done.stderr
+    assert command("--cfg", "cfg", "--limit", "4").returncode == 2  # although that much was done
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")

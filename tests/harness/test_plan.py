@@ -14,6 +14,8 @@ from harness.errors import ProblemsError
 from harness.plan import describe, expand, folder_digest, make_plan, run_name
 from harness.results import Status
 
+FINISHED = {"n": 8, "exhausted": True, "predictions_bytes": 0}
+
 
 def plan(*patterns, overrides=(), **options):
     return make_plan(patterns or ["cfg"], parse_overrides(overrides), Path("results"), **options)
@@ -151,7 +153,7 @@ def test_a_folder_of_another_configuration_is_refused_with_what_differs(write):
     run = plan().runs[0]
     run.folder.mkdir(parents=True)
     (run.folder / "environment.json").write_text(json.dumps({"fingerprint_basis": run.basis}))
-    (run.folder / "metrics.json").write_text(json.dumps({"fingerprint": run.fingerprint, "n": 8, "whole": True}))
+    (run.folder / "metrics.json").write_text(json.dumps({"fingerprint": run.fingerprint} | FINISHED))
     assert plan().states["a"].status is Status.DONE
     with pytest.raises(ProblemsError) as info:
         plan(str(leaf), overrides=["sparse_config.window_size=8"])
@@ -166,12 +168,12 @@ def test_a_folder_of_another_configuration_is_refused_with_what_differs(write):
 @pytest.mark.parametrize(
     ("metrics", "limit", "status"),
     [
-        ({"n": 8, "whole": True}, None, Status.DONE),
-        ({"n": 8, "whole": True}, 20, Status.DONE),
-        ({"n": 5, "whole": False}, 5, Status.DONE),
-        ({"n": 5, "whole": False}, 3, Status.DONE),
-        ({"n": 5, "whole": False}, 6, Status.EMPTY),
-        ({"n": 5, "whole": False}, None, Status.EMPTY),
+        ({"n": 8, "exhausted": True, "predictions_bytes": 0}, None, Status.DONE),
+        ({"n": 8, "exhausted": True, "predictions_bytes": 0}, 20, Status.DONE),
+        ({"n": 5, "exhausted": False, "predictions_bytes": 0}, 5, Status.DONE),
+        ({"n": 5, "exhausted": False, "predictions_bytes": 0}, 3, Status.DONE),
+        ({"n": 5, "exhausted": False, "predictions_bytes": 0}, 6, Status.EMPTY),
+        ({"n": 5, "exhausted": False, "predictions_bytes": 0}, None, Status.EMPTY),
     ],
 )
 def test_done_depends_on_what_is_asked(write, metrics, limit, status):
@@ -224,7 +226,7 @@ def test_describe_tabulates_a_long_sweep(write):
     ]
     (done,) = plan("cfg/speckv/50/1.yaml").runs
     done.folder.mkdir(parents=True)
-    (done.folder / "metrics.json").write_text(json.dumps({"fingerprint": done.fingerprint, "n": 8, "whole": True}))
+    (done.folder / "metrics.json").write_text(json.dumps({"fingerprint": done.fingerprint} | FINISHED))
     lines = describe(plan(), listed=4).splitlines()
     assert lines[-3:] == [
         "done/runs  toy  toy 50  toy 100",
@@ -237,7 +239,7 @@ def test_a_saved_config_is_the_run_that_saved_it(write):
     write("cfg/x/a.yaml")
     run = plan().runs[0]
     write("results/x/a/config.yaml", run.config.resolved)
-    (run.folder / "metrics.json").write_text(json.dumps({"fingerprint": run.fingerprint, "n": 8, "whole": True}))
+    (run.folder / "metrics.json").write_text(json.dumps({"fingerprint": run.fingerprint} | FINISHED))
     again = plan("results/x/a/config.yaml")
     assert again.states["x/a"].status is Status.DONE
     assert run_name(Path("results/x/a/config.yaml"), Path("elsewhere")) == "results/x/a/config"

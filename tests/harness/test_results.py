@@ -112,7 +112,7 @@ def test_states(folder):
     assert status() is Status.PARTIAL
     assert status("f2") is Status.CONFLICT
     with writer(folder) as out:
-        out.finish({"n": 3, "whole": True})
+        out.finish({"n": 3, "exhausted": True})
     assert status() is Status.DONE
     assert status("f2") is Status.CONFLICT
 

@@ -43,7 +43,7 @@ def test_a_run_leaves_predictions_and_metrics(write):
     assert found["score"] == found["score_official"] == 100.0
     assert found["score_paper"] == 50.0
     assert found["score_interval"] == [100.0, 100.0]
-    assert (found["n"], found["whole"], found["subset"]) == (8, True, "first 8 of 500")
+    assert (found["n"], found["exhausted"], found["subset"]) == (8, False, "first 8 of 500")
     assert (found["kept_fraction"], found["cache_bytes"], found["peak_cache_bytes"]) == (0.5, 2048, 4096)
     assert (found["draft_seconds"], found["prefill_seconds"], found["decode_seconds"]) == pytest.approx((0.1, 0.2, 0.3))
 
@@ -68,14 +68,14 @@ def test_rerunning_does_nothing(write, benchmark):
 def test_a_limit_is_a_prefix_that_grows_and_never_shrinks(write):
     write("cfg/a.yaml")
     run(limit=3)
-    assert (metrics()["n"], metrics()["whole"], metrics()["subset"]) == (3, False, "first 3 of 500")
+    assert (metrics()["n"], metrics()["exhausted"], metrics()["subset"]) == (3, False, "first 3 of 500")
     first = rows()
     pool = toy.ToyPool()
     run(pool, limit=5)
     assert len(pool.batches) == 2
     assert rows()[:3] == first
     run()
-    assert (metrics()["n"], metrics()["whole"]) == (8, True)
+    assert (metrics()["n"], metrics()["exhausted"]) == (8, False)
     pool = toy.ToyPool()
     run(pool, limit=2)
     assert pool.batches == []
@@ -92,7 +92,7 @@ def test_asking_for_more_samples_goes_on_and_for_fewer_takes_the_first(write):
     run(pool)
     assert len(pool.batches) == 2
     assert rows()[:3] == first
-    assert (metrics()["n"], metrics()["whole"]) == (5, True)
+    assert (metrics()["n"], metrics()["exhausted"]) == (5, False)
     write("cfg/a.yaml", dataset=dataset | {"num_samples": 2})
     pool = toy.ToyPool()
     run(pool)
@@ -100,13 +100,46 @@ def test_asking_for_more_samples_goes_on_and_for_fewer_takes_the_first(write):
     assert metrics()["n"] == 5
 
 
-def test_a_limit_beyond_the_data_set_is_the_whole(write):
-    write("cfg/a.yaml")
-    run(limit=100)
-    assert metrics()["whole"] is True
+@pytest.mark.parametrize(("asked", "limit"), [(100, None), (100, 50), (None, 100), (None, None)])
+def test_asking_for_more_than_there_are_is_asking_for_all(write, asked, limit):
+    dataset = {"dataset_name": "toy", "task": "add"} | ({} if asked is None else {"num_samples": asked})
+    write("cfg/a.yaml", dataset=dataset)
+    assert run(limit=limit).finished == ["a"]
+    assert (metrics()["n"], metrics()["exhausted"]) == (8, True)
+    pool = toy.ToyPool()
+    for more in (limit, None, 1000):
+        assert not make_plan(["cfg"], {}, Path("results"), more).unfinished()
+        run(pool, limit=more)
+    assert pool.batches == []
+
+
+def test_asking_for_all_goes_on_from_a_number(write):
+    dataset = {"dataset_name": "toy", "task": "add"}
+    write("cfg/a.yaml", dataset=dataset | {"num_samples": 3})
+    run()
+    write("cfg/a.yaml", dataset=dataset)
     pool = toy.ToyPool()
     run(pool)
-    assert pool.batches == []
+    assert len(pool.batches) == 5
+    assert (metrics()["n"], metrics()["exhausted"]) == (8, True)
+
+
+@pytest.mark.parametrize("damage", ["the last line cut off", "a row deleted", "the file deleted"])
+def test_a_finished_run_that_lost_predictions_is_mended(write, damage):
+    write("cfg/a.yaml")
+    run()
+    path = Path("results/a/predictions.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    if damage == "the file deleted":
+        path.unlink()
+    else:
+        path.write_bytes(b"".join(lines)[:-100] if "cut" in damage else b"".join(lines[:3] + lines[4:]))
+    before = metrics()
+    pool = toy.ToyPool()
+    assert run(pool).finished == ["a"]
+    assert len(pool.batches) == (8 if damage == "the file deleted" else 1)
+    assert {r["index"] for r in rows()} == set(range(8))
+    assert metrics() == before | {"predictions_bytes": path.stat().st_size}
 
 
 def test_metrics_are_made_from_complete_predictions_without_a_model(write):

@@ -59,7 +59,7 @@ class ToyBenchmark:
 
     def load(self, dataset: dict, tokenizer, protocol: str, limit=None, positions=None) -> list[Sample]:
         self.loads.append(dataset["task"])
-        count = dataset.get("num_samples", ROWS)
+        count = min(dataset.get("num_samples", ROWS), ROWS)
         return [
             Sample(i, f"{dataset['task']} {i}", (str(i),), max_new_tokens=4 + i % 2, add_special_tokens=True, meta={})
             for i in range(count)
