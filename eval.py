@@ -7,12 +7,16 @@ with a table. Stop it at any time: the same command goes on where it stopped. Se
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from harness.config import parse_overrides
 from harness.errors import Problem, UserError, format_problems
 from harness.plan import Plan, describe, make_plan
+
+# Two busy cores would make OpenMP's spinning threads slow each other down tenfold. It is read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
+from tqdm import tqdm
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data import benchmark_names, get_benchmark  # noqa: E402
@@ -51,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     benchmark = get_benchmark(args.dataset)
     try:
-        results = [score_file(benchmark, Path(file), args.task, args.e) for file in args.files]
+        files = tqdm(args.files, unit="file", leave=False, disable=None)  # None: only on a terminal
+        results = [score_file(benchmark, Path(file), args.task, args.e) for file in files]
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ import numpy as np
 from data.benchmark import Sample
 from data.chat import model_name, needs_special_tokens, render_chat
 from data.longbench import builtin
-from data.longbench.files import HUB_REPOSITORY, check_files, digest, read_rows
+from data.longbench.files import HUB_REPOSITORY, DataError, check_files, digest, read_rows
 from data.longbench.scoring import LongBenchScoring
 from data.longbench.tasks import E_TASKS, PAPER_TASKS, TASKS, Task, parse_task
 from data.paper import SYSTEM_PROMPTS
@@ -47,7 +47,7 @@ class LongBenchBenchmark(LongBenchScoring):
     """
 
     name = "longbench"
-    length_option = "set dataset.over_length to truncate (with dataset.max_length), or to allow"
+    length_option = "set dataset.over_length to truncate (or lower dataset.max_length), or to allow"
 
     def validate(self, dataset: dict, protocol: str) -> None:
         """Refuse a `dataset:` section that cannot work, with a ValueError that names the key."""
@@ -72,6 +72,8 @@ class LongBenchBenchmark(LongBenchScoring):
             raise ValueError("dataset.max_length: has no effect unless dataset.over_length is truncate")
         if values["chat_template"] not in (None, True, False):
             raise ValueError(f"dataset.chat_template: {values['chat_template']!r} is not true, false or null")
+        if values["system_prompt"] and values["chat_template"] is False:
+            raise ValueError("dataset.system_prompt: has no effect while dataset.chat_template is false")
         for key in ("system_prompt", "data_files"):
             if values[key] is not None and not isinstance(values[key], str):
                 raise ValueError(f"dataset.{key}: {values[key]!r} is not a text")
@@ -123,7 +125,9 @@ class LongBenchBenchmark(LongBenchScoring):
             averages[f"mean of {len(counted)}"] = counted
         lengths = tuple(name for name in tasks if name not in TASKS)
         if lengths:
-            averages["LongBench-E" if len(lengths) == len(E_TASKS) else f"LongBench-E, {len(lengths)} tasks"] = lengths
+            averages["LongBench-E" if len(lengths) == len(E_TASKS) else f"LongBench-E, mean of {len(lengths)}"] = (
+                lengths
+            )
         return averages
 
     def load(
@@ -146,7 +150,20 @@ class LongBenchBenchmark(LongBenchScoring):
         counts = [count for count in (limit, values["num_samples"]) if count is not None]
         rendering = _Rendering(task, values, tokenizer, protocol, positions)
         chosen = order[: min(counts)] if counts else order
+        for number in chosen:
+            self._check_row(values, number, rows[number])
         return [rendering.sample(place, number, rows[number]) for place, number in enumerate(chosen)]
+
+    def _check_row(self, values: Mapping, number: int, row: Mapping) -> None:
+        """Refuse a row that could be answered and then not be scored. Raises DataError."""
+        where = f"{values['data_files'] or HUB_REPOSITORY}: row {number}"
+        told = str(row.get("dataset", values["task"])).removesuffix("_e")
+        if told in TASKS and told != values["task"].removesuffix("_e"):
+            raise DataError(f"{where}: is one of {told}, not of {values['task']}. Give the task's own file")
+        try:
+            self.score(self.sample_of(values["task"], number, row), "")
+        except ValueError as error:
+            raise DataError(f"{where}: {error}. LongBench's rows of {values['task']} have it") from error
 
 
 class _Rendering:
@@ -158,6 +175,9 @@ class _Rendering:
         self.max_length = None
         if self.over_length == "truncate":
             self.max_length = values["max_length"] or published_max_length(positions)
+            if positions and self.max_length > positions:
+                text = f"{self.max_length} is more than the {positions} positions of the model. Lower it"
+                raise ValueError(f"dataset.max_length: {text}")
         self.chat = _uses_chat(task, values["chat_template"], tokenizer, protocol)
         self.system_prompt = values["system_prompt"]
         if self.system_prompt is None and protocol == "paper":

@@ -59,7 +59,9 @@ def row(i: int, words: int = 20, **changes) -> dict:
 def folder(tmp_path):
     """A folder with five rows of every task, LongBench-E's too."""
     for name in (*TASKS, *(f"{task}_e" for task in E_TASKS)):
-        text = "".join(json.dumps(row(i, all_classes=["a", "b"] if "trec" in name else None)) + "\n" for i in range(5))
+        changes = {"trec": {"all_classes": ["a", "b"]}, "passage_retrieval_en": {"answers": ["Paragraph 3"]}}
+        content = changes.get(name.removesuffix("_e"), {})
+        text = "".join(json.dumps(row(i, **content)) + "\n" for i in range(5))
         (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
     return tmp_path
 
@@ -106,6 +108,7 @@ def test_all_leaves_the_synthetic_tasks_out_and_a_subset_is_called_one():
     assert LONGBENCH.averages(list(TASKS))["All"] == PAPER_TASKS
     assert LONGBENCH.averages(list(TASKS))["Synthetic"] == ("passage_count", "passage_retrieval_en")
     assert LONGBENCH.averages(["qasper", "trec"]) == {"mean of 2": ("qasper", "trec")}
+    assert list(LONGBENCH.averages(["qasper_e", "trec_e"])) == ["LongBench-E, mean of 2"]
     e = [f"{task}_e" for task in E_TASKS]
     assert LONGBENCH.averages(e) == {"LongBench-E": tuple(e)}
 
@@ -122,7 +125,7 @@ def test_official_prompt_is_the_template_around_the_published_text(folder, task)
         user, assistant = header.format("user"), header.format("assistant")
         assert sample.prompt == f"<|begin_of_text|>{user}{text}<|eot_id|>{assistant}"
         assert not sample.add_special_tokens
-    assert sample.references == ("answer 0", "other")
+    assert sample.references == (("Paragraph 3",) if task == "passage_retrieval_en" else ("answer 0", "other"))
     assert sample.max_new_tokens == TASKS[task].max_new_tokens
 
 
@@ -279,6 +282,7 @@ def test_identity_tells_apart_what_differs(folder):
         ({"task": "qasper", "over_length": "cut"}, "dataset.over_length: 'cut' is not one of"),
         ({"task": "qasper", "over_length": "allow", "max_length": 9}, "dataset.max_length: has no effect"),
         ({"task": "qasper", "chat_template": "yes"}, "dataset.chat_template: 'yes'"),
+        ({"task": "qasper", "system_prompt": "x", "chat_template": False}, "dataset.system_prompt: has no effect"),
         ({"task": "qasper", "system_prompt": 3}, "dataset.system_prompt: 3 is not a text"),
         ({"task": "qasper", "data_files": "/nowhere"}, "dataset.data_files: no such file or folder: /nowhere"),
         ({"task": "musique", "data_files": "builtin"}, "no generated rows of musique"),
@@ -353,6 +357,27 @@ def test_broken_rows_are_named(folder, text, message):
     with pytest.raises(files.DataError) as error:
         load(folder, "qasper", llama())
     assert f"qasper.jsonl: {message}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "message"),
+    [
+        ("trec", row(0), "row 0: all_classes: None is not a list of strings"),
+        ("qasper", row(0, dataset="trec"), "row 0: is one of trec, not of qasper"),
+        ("passage_retrieval_en", row(0), "row 0: reference 'answer 0': no 'Paragraph N'"),
+        ("qasper_e", row(0, length=None), "row 0: length: None"),
+    ],
+)
+def test_rows_that_could_not_be_scored_are_found_before_they_are_answered(folder, task, content, message):
+    (folder / f"{task}.jsonl").write_text(json.dumps(content) + "\n")
+    with pytest.raises(files.DataError) as error:
+        load(folder, task, llama())
+    assert message in str(error.value)
+
+
+def test_max_length_beyond_the_model_is_refused(folder):
+    with pytest.raises(ValueError, match="dataset.max_length: 9000 is more than the 4096 positions of the model"):
+        load(folder, "qasper", llama(), positions=4096, max_length=9000)
 
 
 def test_line_separators_inside_a_text_do_not_end_a_row(folder):
