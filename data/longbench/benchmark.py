@@ -125,9 +125,8 @@ class LongBenchBenchmark(LongBenchScoring):
             averages[f"mean of {len(counted)}"] = counted
         lengths = tuple(name for name in tasks if name not in TASKS)
         if lengths:
-            averages["LongBench-E" if len(lengths) == len(E_TASKS) else f"LongBench-E, mean of {len(lengths)}"] = (
-                lengths
-            )
+            part = "" if len(lengths) == len(E_TASKS) else f", mean of {len(lengths)}"
+            averages[f"LongBench-E{part}"] = lengths
         return averages
 
     def load(
