@@ -57,6 +57,15 @@ def test_problems_of_all_files_are_told_together(write):
     assert [p.where for p in info.value.problems] == ["--cfg", "cfg/a.yaml", "cfg/b.yaml"]
 
 
+def test_a_base_without_a_task_is_no_run_a_leaf_without_one_is_a_mistake(write):
+    write("cfg/base.yaml", dataset={"dataset_name": "toy"})
+    write("cfg/a.yaml", {"base": "base.yaml", "dataset": {"task": "add"}})
+    assert [run.name for run in plan().runs] == ["a"]
+    write("cfg/b.yaml", {"base": "base.yaml"})
+    with pytest.raises(ProblemsError, match=r"cfg/b.yaml: dataset.task"):
+        plan()
+
+
 def test_names_are_paths_below_cfg(workspace, tmp_path_factory):
     assert run_name(Path("cfg/a/b.yaml")) == "a/b"
     assert run_name(Path("mine/b c!.yaml")) == "mine/b_c_"
