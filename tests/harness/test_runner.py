@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import toy
 
+from data.benchmark import Sample
 from harness.errors import ProblemsError
 from harness.metrics import costs
 from harness.models import ModelError
@@ -331,3 +333,48 @@ def test_a_first_layer_that_the_draft_lacks_is_found_before_any_model_loads(writ
     assert pool.loaded == []
     write("cfg/a.yaml", sparse_config=sparse | {"starting_layer_index": 3})
     preflight(make_plan(["cfg"], {}, Path("results")), pool)
+
+
+def test_the_first_prompt_is_kept_as_it_is_rendered(write):
+    write("cfg/a.yaml")
+    run(limit=2)
+    assert Path("results/a/prompt_of_sample_0.txt").read_text() == "add 0"
+
+
+def test_a_batch_is_answered_in_one_way(write):
+    plain = [Sample(i, "", (), 8, True) for i in range(6)]
+    other = [
+        plain[0],
+        plain[1],
+        replace(plain[2], stop_token_ids=(7,)),
+        replace(plain[3], clean_up_tokenization_spaces=True),
+        replace(plain[4], max_new_tokens=9),
+        plain[5],
+    ]
+    assert [len(batch) for batch in batches(plain, 4)] == [4, 2]
+    assert [len(batch) for batch in batches(other, 4)] == [2, 1, 1, 1, 1]
+
+
+def test_parts_extras_and_the_order_are_in_the_metrics(write, benchmark, monkeypatch):
+    kind = type(benchmark)
+    monkeypatch.setattr(kind, "breakdown", lambda self, samples, scores: {"0-4k": scores[0], "8k+": None})
+    plain = kind.identity
+    monkeypatch.setattr(kind, "identity", lambda self, *args: plain(self, *args) | {"shuffle_seed": 42})
+    write("cfg/a.yaml")
+    run(limit=2)
+    assert metrics()["score_official_by_length"] == {"0-4k": 100.0, "8k+": None}
+    assert metrics()["score_paper_by_length"] == {"0-4k": 50.0, "8k+": None}
+    assert metrics()["length"] == 1.0
+    assert metrics()["subset"] == "first 2 of 500, shuffled with seed 42"
+
+
+def test_a_configuration_may_ask_for_prompts_beyond_the_models_positions(write, benchmark, monkeypatch):
+    write("cfg/a.yaml")
+    (why,) = run(toy.ToyPool(positions=6)).failures.values()
+    assert "lower the toy's length" in why
+    plain = type(benchmark).load
+    allowed = [
+        replace(sample, may_exceed_positions=True) for sample in plain(benchmark, {"task": "add"}, None, "official")
+    ]
+    monkeypatch.setattr(type(benchmark), "load", lambda self, *args: allowed)
+    assert run(toy.ToyPool(positions=6)).finished == ["a"]
