@@ -240,6 +240,17 @@ def test_an_answer_ends_with_its_first_stop_and_takes_its_share_of_the_time(tree
         assert stopped.seconds[phase] + other.seconds[phase] == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize(("configured", "stops"), [([5, 6], [5, 6]), (7, [7]), (None, ["the tokenizer's"])])
+def test_stops_are_the_generation_configs(tree, configured, stops):
+    config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
+    pool = ModelPool()
+    pool.model(config.reader).generation_config.eos_token_id = configured
+    with pool.patched(config) as answerer:
+        own = answerer.tokenizer.eos_token_id
+        assert own is not None
+        assert answerer.stops == [own if stop == "the tokenizer's" else stop for stop in stops]
+
+
 def test_a_samples_own_stop_ends_the_answer_but_cannot_be_its_first_token(tree):
     config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
     with ModelPool().patched(config) as answerer:
