@@ -224,4 +224,5 @@ def _readable(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as exc:  # transformers and the hub raise many kinds
-        raise ModelError(f"{what} cannot be loaded: {type(exc).__name__}: {exc}") from exc
+        remedy = "Give a folder or a hub name that is right; without a network, one that the hub's cache has"
+        raise ModelError(f"{what} cannot be loaded. {remedy}. {type(exc).__name__}: {exc}") from exc

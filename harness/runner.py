@@ -108,7 +108,9 @@ class Runner:
             positions = self.pool.positions(first.config.tokenizer_spec)
             loaded = first.benchmark.load(first.config.dataset, tokenizer, first.config.protocol, limit, positions)
         except Exception as exc:  # a benchmark may need files, a network, more tokens than fit …: its message says so
-            self._fail(runs, f"its data cannot be read: {_brief(exc)}")
+            # the benchmarks' own errors are written for a reader
+            why = str(exc) if isinstance(exc, (ValueError, RuntimeError)) else _brief(exc)
+            self._fail(runs, f"its data cannot be read: {why}")
             return
         if not loaded:
             self._fail(runs, "its data set is empty")

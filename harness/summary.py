@@ -115,8 +115,11 @@ def summarise(plan: Plan, output: Path, failures: Mapping[str, str]) -> tuple[st
         for parts, wide in ((text, False), (markdown, True)):
             parts += _section(*key, members, wide)
     if missing:
-        count = f"Missing, and blank above: {len(missing)} run{'s' * (len(missing) > 1)}"
-        text.append(f"{count}\n{format_problems(missing)}")
+        where = ", and blank above" if results else ""
+        count = f"Missing{where}: {len(missing)} run{'s' * (len(missing) > 1)}"
+        # the sweep tells of its failures itself
+        untold = [problem for problem in missing if problem.where not in failures]
+        text.append("\n".join([count, *([format_problems(untold)] if untold else [])]))
         markdown.append(f"{count}\n\n" + "\n".join(f"- {problem.where}: {problem.text}" for problem in missing))
     path = output / prefix / "summary.md"
     write_atomically(path, "\n\n".join(markdown) + "\n")

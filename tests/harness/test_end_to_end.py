@@ -301,7 +301,7 @@ def test_the_sample_says_whether_the_tokenizer_adds_its_own_bos(adds):
         ("dataset.seq_len=2048", 2, "dataset.seq_len: 2048 exceeds the 1024 positions of"),
         ("dataset.task=niah_single", 2, "'niah_single' is not known (did you mean 'niah_single_"),
         ("sparse_config.kernel_size=8", 2, "sparse_config.kernel_size: 8 is even"),
-        ("dataset.seq_len=64", 1, "its data cannot be read: BudgetError"),
+        ("dataset.seq_len=64", 1, "its smallest sample cannot be built"),
         ("target_model.model_name_or_path=nobody/nothing", 2, "the tokenizer nobody/nothing cannot be loaded"),
     ],
 )

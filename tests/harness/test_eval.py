@@ -118,7 +118,7 @@ def test_failed_samples_make_the_exit_code(write, command):
     done = command("--cfg", "cfg", TOY_FAIL="3")
     assert done.returncode == 1
     assert "results/a, results/b: 1 of 8 samples failed, the first with: RuntimeError: out of toys" in done.stderr
-    assert "Missing, and blank above: 2 runs" in done.stdout
+    assert "Missing: 2 runs" in done.stdout
     assert command("--cfg", "cfg").returncode == 0
 
 

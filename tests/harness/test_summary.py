@@ -71,7 +71,7 @@ def test_missing_runs_are_blank_and_listed_and_spoil_the_average(tree):
     text, path = sweep(pool=toy.ToyPool(fail={3}), limit=3)
     assert "Missing" not in text
     text, path = sweep(pool=toy.ToyPool(fail={3}))
-    assert "Missing, and blank above: 8 runs" in text
+    assert "Missing: 8 runs" in text
     assert "demo/full/add: 1 of 4 samples failed" in path.read_text()
 
 
