@@ -45,6 +45,15 @@ def fractions(scores: Iterable[float]) -> list[float]:
     return [_fraction(score) for score in scores]
 
 
+def total(scores: Iterable[float]) -> float:
+    """The sum of the `fractions`, added one by one: from Python 3.12 on sum() compensates rounding errors, which
+    published results do not."""
+    result = 0.0
+    for fraction in fractions(scores):
+        result += fraction
+    return result
+
+
 def _fraction(score: float) -> float:
     x = score / 100
     simple = Fraction(x).limit_denominator(1000)

@@ -109,7 +109,7 @@ def score_file(benchmark: Benchmark, file: Path, task: str | None, is_e: bool = 
         failed=len(rows) - len(good),
         official=benchmark.mean(official),
         paper=benchmark.mean([score["paper"] for score in scores]),
-        extras={key: benchmark.mean([extra[key] for extra in extras]) for key in extras[0]},
+        extras={key: round(fmean(extra[key] for extra in extras), 2) for key in extras[0]},  # as in metrics.json
         by_length=benchmark.breakdown(samples, official),
     )
 

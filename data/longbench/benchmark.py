@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from data.benchmark import Sample
 from data.chat import model_name, needs_special_tokens, render_chat
+from data.checks import check_choice, check_keys, check_whole
 from data.longbench import builtin
 from data.longbench.files import HUB_REPOSITORY, DataError, check_files, digest, read_rows
 from data.longbench.scoring import LongBenchScoring
@@ -51,21 +51,13 @@ class LongBenchBenchmark(LongBenchScoring):
 
     def validate(self, dataset: dict, protocol: str) -> None:
         """Refuse a `dataset:` section that cannot work, with a ValueError that names the key."""
-        valid = ("dataset_name", "task", *DEFAULTS)
-        for key in dataset:
-            if key not in valid:
-                raise ValueError(f"dataset.{key}: unknown key; {_hint(key, valid)}valid: {', '.join(valid)}")
+        check_keys(dataset, ("dataset_name", "task", *DEFAULTS))
         if "task" not in dataset:
             raise ValueError("dataset.task: missing")
-        names = (*TASKS, *(f"{task}_e" for task in E_TASKS))
-        if dataset["task"] not in names:
-            text = f"{dataset['task']!r} is not known; {_hint(dataset['task'], names)}valid: {', '.join(names)}"
-            raise ValueError(f"dataset.task: {text}")
+        check_choice("dataset.task", dataset["task"], self.short_names())
         values = {**DEFAULTS, **dataset}
         for key, least in (("num_samples", 1), ("shuffle_seed", 0), ("max_length", 2)):
-            value = values[key]
-            if value is not None and (type(value) is not int or value < least):
-                raise ValueError(f"dataset.{key}: {value!r} is not a whole number of at least {least}, nor null")
+            check_whole(f"dataset.{key}", values[key], least, optional=True)
         if values["over_length"] not in (None, *OVER_LENGTH):
             raise ValueError(f"dataset.over_length: {values['over_length']!r} is not one of {', '.join(OVER_LENGTH)}")
         if values["max_length"] is not None and _over_length(values, protocol) != "truncate":
@@ -150,14 +142,14 @@ class LongBenchBenchmark(LongBenchScoring):
         rendering = _Rendering(task, values, tokenizer, protocol, positions)
         chosen = order[: min(counts)] if counts else order
         for number in chosen:
-            self._check_row(values, number, rows[number])
+            self._check_row(task, values, number, rows[number])
         return [rendering.sample(place, number, rows[number]) for place, number in enumerate(chosen)]
 
-    def _check_row(self, values: Mapping, number: int, row: Mapping) -> None:
+    def _check_row(self, task: Task, values: Mapping, number: int, row: Mapping) -> None:
         """Refuse a row that could be answered and then not be scored. Raises DataError."""
         where = f"{values['data_files'] or HUB_REPOSITORY}: row {number}"
-        told = str(row.get("dataset", values["task"])).removesuffix("_e")
-        if told in TASKS and told != values["task"].removesuffix("_e"):
+        told = str(row.get("dataset", task.name)).removesuffix("_e")
+        if told in TASKS and told != task.name:
             raise DataError(f"{where}: is one of {told}, not of {values['task']}. Give the task's own file")
         try:
             self.score(self.sample_of(values["task"], number, row), "")
@@ -254,8 +246,3 @@ def _shuffle_seed(values: Mapping, protocol: str) -> int | None:
     if values["shuffle_seed"] is None and protocol == "paper" and values["num_samples"] is not None:
         return _PAPER_SHUFFLE
     return values["shuffle_seed"]
-
-
-def _hint(name: object, valid: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(name), valid, n=1)
-    return f"did you mean {near[0]!r}? " if near else ""

@@ -20,7 +20,7 @@ from rapidfuzz.distance import Indel
 from data.benchmark import Sample
 from data.longbench.tasks import parse_task
 from data.paper import keep_last
-from data.scores import fractions, meta_of, references_of
+from data.scores import fractions, meta_of, references_of, total
 
 # ------------------------------------------------- metrics: 0 to 1 for a prediction and one reference
 
@@ -165,11 +165,7 @@ class LongBenchScoring:
 
     def mean(self, scores: Sequence[float]) -> float:
         """As THUDM's eval.py takes it, rounded to hundredths."""
-        total = 0.0
-        # no sum(): from Python 3.12 on it compensates rounding errors, which published results do not
-        for fraction in fractions(scores):
-            total += fraction
-        return round(100 * total / len(scores), 2)
+        return round(100 * total(scores) / len(scores), 2)
 
     def breakdown(self, samples: Sequence[Sample], scores: Sequence[float]) -> dict[str, float | None]:
         """LongBench-E's means by the prompts' length in words; None where there are none (eval.py: nan)."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
 from data.benchmark import PROTOCOLS, Sample
 from data.chat import needs_special_tokens
+from data.checks import check_choice, check_keys, check_whole
 from data.ruler.files import GENERATOR_VERSION, DataFileError, ensure_rows, read_rows
 from data.ruler.generate import HAYSTACKS, VARIANTS, Recipe
 from data.ruler.scoring import RulerScoring
@@ -45,26 +45,21 @@ class RulerBenchmark(RulerScoring):
 
     def validate(self, dataset: dict, protocol: str) -> None:
         """Refuse a `dataset:` section that cannot work, with a ValueError that names the key."""
-        valid = (*_REQUIRED, *DEFAULTS)
-        for key in dataset:
-            if key not in valid:
-                near = difflib.get_close_matches(str(key), valid, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ValueError(f"dataset.{key}: unknown key; {hint}valid: {', '.join(valid)}")
+        check_keys(dataset, (*_REQUIRED, *DEFAULTS))
         for key in ("task", "seq_len"):
             if key not in dataset:
                 raise ValueError(f"dataset.{key}: missing")
-        _check_choice("protocol", protocol, PROTOCOLS)
-        _check_choice("dataset.task", dataset["task"], TASKS)
-        _check_whole("dataset.seq_len", dataset["seq_len"], least=1)
+        check_choice("protocol", protocol, PROTOCOLS)
+        check_choice("dataset.task", dataset["task"], TASKS)
+        check_whole("dataset.seq_len", dataset["seq_len"], least=1)
         values = {**DEFAULTS, **dataset}
-        _check_whole("dataset.num_samples", values["num_samples"], least=1)
-        _check_whole("dataset.seed", values["seed"], least=0)
-        _check_choice("dataset.variant", values["variant"], VARIANTS)
+        check_whole("dataset.num_samples", values["num_samples"], least=1)
+        check_whole("dataset.seed", values["seed"], least=0)
+        check_choice("dataset.variant", values["variant"], VARIANTS)
         if not isinstance(values["answer_prefix"], bool):
             raise ValueError(f"dataset.answer_prefix: {values['answer_prefix']!r} is not true or false")
         if values["model_template"] is not None:
-            _check_choice("dataset.model_template", values["model_template"], TEMPLATES)
+            check_choice("dataset.model_template", values["model_template"], TEMPLATES)
         haystack = values["haystack"]
         if haystack not in HAYSTACKS and not (isinstance(haystack, str) and Path(haystack).is_file()):
             raise ValueError(f"dataset.haystack: {haystack!r} is none of {', '.join(HAYSTACKS)}, nor a file")
@@ -150,15 +145,3 @@ def _sample(row: dict, recipe: Recipe, protocol: str, with_prefix: bool, adds_sp
         meta=meta,
         clean_up_tokenization_spaces=True if protocol == "paper" else None,  # as the reference implementation decodes
     )
-
-
-def _check_choice(key: str, value: object, valid) -> None:
-    if value not in valid:
-        near = difflib.get_close_matches(str(value), list(valid), n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"{key}: {value!r} is not known{hint}; valid: {', '.join(valid)}")
-
-
-def _check_whole(key: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{key}: {value!r} is not a whole number of at least {least}")

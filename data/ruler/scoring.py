@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from data.benchmark import Sample
 from data.paper import keep_last
 from data.ruler.tasks import TASKS
-from data.scores import fractions, references_of
+from data.scores import references_of, total
 
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
@@ -41,11 +41,7 @@ class RulerScoring:
 
     def mean(self, scores: Sequence[float]) -> float:
         """As RULER takes it, rounded to hundredths."""
-        total = 0.0
-        # no sum(): from Python 3.12 on it compensates rounding errors, which RULER's results do not
-        for fraction in fractions(scores):
-            total += fraction
-        return round(total / len(scores) * 100, 2)
+        return round(total(scores) / len(scores) * 100, 2)
 
     def breakdown(self, samples: Sequence[Sample], scores: Sequence[float]) -> dict[str, float | None]:
         """Nothing: RULER publishes a file's mean only."""
