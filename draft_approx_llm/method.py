@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -77,6 +77,21 @@ class Full(Method):
     def prefill(self, target, draft, request):
         with request.timer("prefill"):
             return [read_all(target, prompt) for prompt in request.prompts]
+
+
+class Alternating(Method):
+    """Several methods in one batch: row i is read by methods[i % len(methods)]."""
+
+    def __init__(self, methods: list[Method]) -> None:
+        self.methods = methods
+
+    def prefill(self, target, draft, request):
+        rows: list[Prefilled | None] = [None] * len(request.prompts)
+        for i, method in enumerate(self.methods):
+            mine = slice(i, None, len(self.methods))
+            if request.prompts[mine]:
+                rows[mine] = method.prefill(target, draft, replace(request, prompts=request.prompts[mine]))
+        return rows
 
 
 def read_all(

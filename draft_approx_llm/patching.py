@@ -6,6 +6,7 @@ criteria and streamers; it calls `_decode` here as its decoding method.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from draft_approx_llm.attention import CompactAttention
 from draft_approx_llm.cache import merge
 from draft_approx_llm.compatibility import check_supported
 from draft_approx_llm.configs import MethodConfig
-from draft_approx_llm.method import Kept, Method, Request
+from draft_approx_llm.method import Alternating, Kept, Method, Request
 from draft_approx_llm.prefill import step
 from draft_approx_llm.timing import Timer
 
@@ -49,14 +50,18 @@ class DraftApproxOutput(ModelOutput):
     timings: dict[str, float] | None = None
 
 
-def patch_model(model: PreTrainedModel, draft_model: PreTrainedModel | None, config: MethodConfig) -> PreTrainedModel:
+def patch_model(
+    model: PreTrainedModel, draft_model: PreTrainedModel | None, config: MethodConfig | Sequence[MethodConfig]
+) -> PreTrainedModel:
     """Gives `model.generate` a method; patching again replaces the method.
 
     Args:
         model: the target, any decoder-only causal language model on transformers' attention registry.
         draft_model: the draft; it must share the target's tokenizer (`check_same_tokenizer`). None for methods that
             need none.
-        config: `SpecKVConfig`, `SpecPCConfig`, `SpecKVPCConfig`, `FullConfig`, or another `MethodConfig`.
+        config: `SpecKVConfig`, `SpecPCConfig`, `SpecKVPCConfig`, `FullConfig`, or another `MethodConfig`. Or several:
+            then row i of a batch is read by the method of config[i % len(config)], so that one prompt, repeated, is
+            answered by all of them at once.
 
     Returns:
         The same model. Its weights, configuration and state dict are untouched, and so is the draft.
@@ -65,15 +70,19 @@ def patch_model(model: PreTrainedModel, draft_model: PreTrainedModel | None, con
         ValueError: the draft is missing, a model cannot be observed, or the method does not fit the models.
         TypeError: `config` is not a method's configuration.
     """
-    if not isinstance(config, MethodConfig):
-        raise TypeError(f"config must be a MethodConfig such as SpecKVConfig(), not {config!r}")
-    if config.needs_draft and draft_model is None:
-        raise ValueError(f"{config.sparse_type} needs a draft model, and draft_model is None")
+    configs = [config] if isinstance(config, MethodConfig) else config
+    if not isinstance(configs, Sequence) or not configs or not all(isinstance(c, MethodConfig) for c in configs):
+        raise TypeError(f"config must be a MethodConfig such as SpecKVConfig(), or several, not {config!r}")
+    for one in configs:
+        if one.needs_draft and draft_model is None:
+            raise ValueError(f"{one.sparse_type} needs a draft model, and draft_model is None")
     for one in (model, draft_model):
         if one is not None:
             check_supported(one)
-    method = config.build()
-    method.check(model, draft_model)
+    methods = [one.build() for one in configs]
+    for one in methods:
+        one.check(model, draft_model)
+    method = methods[0] if len(methods) == 1 else Alternating(methods)
     unpatch_model(model)
     # An instance attribute shadows the class's method; a partial keeps the draft from becoming a submodule.
     model.generate = partial(_generate, model, draft_model, method)
