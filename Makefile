@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY := PASSIVE
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 
-.PHONY: demo test test-slow lint setup
+.PHONY: demo test test-slow test-peers lint setup
 
 setup: $(VENV)/installed
 
@@ -34,3 +34,18 @@ test-slow: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+# Environments of external tools (external/README.md), one a folder with a requirements.txt: make env-kvpress env-llmlingua
+env-%: .envs/%/installed
+	@echo "$* is ready in .envs/$*"
+
+.PRECIOUS: .envs/%/installed
+.envs/%/installed: external/%/requirements.txt
+	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed: make PYTHON=python3.12' if sys.version_info < (3, 11) else 0)"
+	$(PYTHON) -m venv .envs/$*
+	.envs/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+# Tests against other tools, in their environments
+test-peers: setup env-kvpress env-llmlingua
+	$(PYTEST) -m peers

@@ -1,0 +1,112 @@
+"""What kvpress's worker and the position helper share. Runs in `.envs/kvpress` (transformers < 5.3), never in ours."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import kvpress
+import torch
+from transformers import DynamicCache
+
+
+class PressError(ValueError):
+    """A press that cannot be made or cannot keep to the budget; the text is for the user."""
+
+
+def build_press(name: str, args: dict[str, Any]) -> kvpress.BasePress:
+    """The press of that class name. A value of `args` of the form {press: Name, press_args: {...}} is a press itself,
+    as wrappers such as AdaKVPress take one. Raises PressError."""
+    kind = getattr(kvpress, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, kvpress.BasePress)):
+        known = sorted(n for n in kvpress.__all__ if n.endswith("Press"))
+        raise PressError(f"press: kvpress has no {name!r}. Valid: {', '.join(known)}")
+    try:
+        return kind(**{key: _nested(value) for key, value in args.items()})
+    except (TypeError, AssertionError) as exc:
+        raise PressError(f"press_args: {name} does not take {args}: {exc}") from exc
+
+
+def _nested(value: Any) -> Any:
+    if isinstance(value, dict) and "press" in value:
+        return build_press(value["press"], value.get("press_args") or {})
+    return [_nested(item) for item in value] if isinstance(value, list) else value
+
+
+def ratio_for(kept: int, length: int) -> float:
+    """The compression ratio at which presses keep exactly `kept` of `length` entries; 0 where nothing is to go.
+
+    Presses keep `int(length * (1 - ratio))`, or `round` of it: 1 - kept / length itself often comes out one short.
+    """
+    if kept >= length:
+        return 0.0
+    ratio = 1 - kept / length
+    while int(length * (1 - ratio)) < kept:
+        ratio = math.nextafter(ratio, 0.0)
+    return ratio
+
+
+def set_ratio(press: kvpress.BasePress, ratio: float) -> None:
+    """Gives the press its compression ratio. Raises PressError for a press without one."""
+    try:
+        if not hasattr(press, "compression_ratio"):
+            raise AttributeError("it has none")
+        press.compression_ratio = ratio
+    except AttributeError as exc:
+        raise PressError(
+            f"{type(press).__name__} takes no compression ratio ({exc}). "
+            "Leave max_capacity_prompt and compression_ratio out, and set its own parameters in press_args"
+        ) from exc
+
+
+def attention_layers(model: Any) -> list[torch.nn.Module]:
+    """The model's attention modules, in order."""
+    inner = getattr(model.model, "language_model", model.model)
+    return [layer.self_attn for layer in inner.layers]
+
+
+@contextlib.contextmanager
+def before_compression(model: Any, look: Any) -> Iterator[None]:
+    """Calls `look(layer index, cache)` when a layer's keys are all there and the press has not compressed them yet.
+
+    To be entered before the press: hooks run in the order in which they were registered.
+    """
+
+    def hook(module, args, kwargs, output):
+        look(module.layer_idx, kwargs["past_key_values"])
+
+    hooks = [module.register_forward_hook(hook, with_kwargs=True) for module in attention_layers(model)]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def prefill(model: Any, press: kvpress.BasePress, ids: torch.Tensor, look: Any) -> DynamicCache:
+    """Reads ids [1, N] under the press; `look` as in `before_compression`. The cache is what the press left of it."""
+    for module in attention_layers(model):
+        module.masked_key_indices = None  # head-wise presses leave theirs behind
+    cache = DynamicCache()
+    # a DecodingPress compresses while tokens are generated, not here
+    pressing = contextlib.nullcontext() if isinstance(press, kvpress.DecodingPress) else press(model)
+    with before_compression(model, look), pressing:
+        model.model(input_ids=ids, past_key_values=cache)
+    return cache
+
+
+def cache_bytes(cache: DynamicCache) -> int:
+    """Bytes of all keys and values held."""
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if layer.is_initialized)
+
+
+def kept_tokens(model: Any, cache: DynamicCache) -> float:
+    """KV entries a head, mean over layers and heads; entries that a head-wise press masks do not count."""
+    counts = []
+    for module, layer in zip(attention_layers(model), cache.layers, strict=True):
+        _, heads, length, _ = layer.keys.shape
+        masked = getattr(module, "masked_key_indices", None)
+        counts.append(length - (0 if masked is None else len(masked[0]) / heads))
+    return sum(counts) / len(counts)
