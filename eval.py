@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 
 from harness.config import parse_overrides
+from harness.describe import describe
 from harness.errors import Problem, UserError, format_problems
-from harness.plan import Plan, describe, make_plan
+from harness.plan import BRANCHES, Plan, make_plan
 
 # Two busy cores would make OpenMP's spinning threads slow each other down tenfold. It is read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+MAX_BRANCHES = 256
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -25,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, plan, run, summarise. Returns 0 (all done), 1 (some run failed), 2 (bad input) or 130 (interrupted)."""
     args = parse(argv)
     try:
-        plan = make_plan(args.cfg, parse_overrides(args.set), args.output, args.limit, args.overwrite)
+        overrides = parse_overrides(args.set)
+        plan = make_plan(args.cfg, overrides, args.output, args.limit, args.overwrite, args.branches)
     except UserError as exc:
         print(exc, file=sys.stderr)
         return EXIT_USAGE
@@ -53,6 +56,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override, for all runs"
     )
     parser.add_argument("--limit", type=positive, help="only the first N samples of each data set")
+    parser.add_argument(
+        "--branches",
+        type=branches,
+        default=BRANCHES,
+        metavar="N",
+        help="the most runs that read a sample together, sharing what is equal; times `batch_size` are the rows that "
+        f"are decoded together (default: {BRANCHES}). 1: every run on its own, which timings want",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; loads no model")
     parser.add_argument("--overwrite", action="store_true", help="start the runs afresh, replacing their results")
     parser.add_argument("--no_log", action="store_true", help="do not track the runs (tracking is not there yet)")
@@ -64,6 +75,13 @@ def positive(text: str) -> int:
     """argparse type: a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
+    return int(text)
+
+
+def branches(text: str) -> int:
+    """argparse type: how many runs' folders may be open at once, two files each."""
+    if positive(text) > MAX_BRANCHES:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_BRANCHES}, not {text}: each keeps two files open")
     return int(text)
 
 
@@ -82,6 +100,8 @@ def execute(plan: Plan, args: argparse.Namespace) -> int:
             print(exc, file=sys.stderr)
             return EXIT_USAGE
         failures = Runner(plan, pool, args.overwrite).run().failures
+    elif plan.left_to_tools():
+        print("nothing to run here: what is left is for external tools")
     else:
         print("everything is done already; nothing to run")
     from harness.summary import summarise

@@ -111,6 +111,21 @@ class RunConfig:
         return None if self.sparse_type == "draft_only" else self.draft
 
     @property
+    def prefill_key(self) -> str | None:
+        """What the reader prefills, in words: runs of one reader with equal keys share it. None: with no other."""
+        return getattr(self.method, "prefill_key", None)
+
+    @property
+    def external(self) -> bool:
+        """Whether the answers come from another tool (scripts/run_external.py), not from eval.py."""
+        return getattr(self.method, "external", False)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether what the method drops stays in memory, so that its cache figures are what it would save."""
+        return getattr(self.method, "simulated", False)
+
+    @property
     def tokenizer_spec(self) -> ModelSpec:
         """Whose tokenizer renders the data: the target's, so that `draft_only` answers the same prompts."""
         return self.target or self.reader

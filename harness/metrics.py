@@ -28,9 +28,13 @@ def interval(*strata: Sequence[float]) -> tuple[float, float]:
 
 
 def costs(rows: Sequence[Mapping]) -> dict[str, float]:
-    """What the answers cost, in tokens, bytes and seconds: means over samples (`peak_cache_bytes`: the maximum)."""
+    """What the answers cost, in tokens, bytes and seconds: means over samples (`peak_cache_bytes`: the maximum).
+
+    `draft_tokens` is left out where a row of before there were any lacks it.
+    """
     stats = [row["stats"] for row in rows]
-    names = ("prompt_tokens", "read_tokens", "kept_tokens", "lookahead_tokens", "cache_bytes", "draft_cache_bytes")
+    names = ["prompt_tokens", "read_tokens", "kept_tokens", "lookahead_tokens", "cache_bytes", "draft_cache_bytes"]
+    names += ["draft_tokens"] * all("draft_tokens" in s for s in stats)
     result = {"kept_fraction": fmean(s["kept_tokens"] / s["prompt_tokens"] for s in stats)}
     result |= {name: fmean(s[name] for s in stats) for name in names}
     result["peak_cache_bytes"] = max(s["peak_cache_bytes"] for s in stats)
@@ -40,6 +44,11 @@ def costs(rows: Sequence[Mapping]) -> dict[str, float]:
     return result
 
 
+def most_branches(rows: Sequence[Mapping]) -> int:
+    """The most runs that were answered in one call with a row's: above 1, its seconds are a share of that call."""
+    return max(row.get("branches", 1) for row in rows)  # rows of before there were any have none
+
+
 def run_metrics(
     rows: Sequence[Mapping],
     samples: Sequence[Sample],
@@ -47,12 +56,15 @@ def run_metrics(
     protocol: str,
     exhausted: bool,
     subset: str | None,
+    simulated: bool,
 ) -> dict:
     """What metrics.json holds besides the fingerprint; `rows` are the predictions of `samples`, in their order.
 
-    `exhausted`: the data set has no more samples than these; `subset`: the `subset_label`.
+    `exhausted`: the data set has no more samples than these; `subset`: the `subset_label`; `simulated`: what the
+    method drops stays in memory.
     """
     result: dict = {"protocol": protocol, "n": len(rows), "exhausted": exhausted, "subset": subset}
+    result |= {"branches": most_branches(rows), "memory": "simulated" if simulated else "real"}
     for key, name in (("score", protocol), *((f"score_{p}", p) for p in PROTOCOLS)):
         scores = [row[f"score_{name}"] for row in rows]
         result[key] = benchmark.mean(scores)

@@ -136,27 +136,32 @@ class ModelPool:
             )
 
     @contextmanager
-    def patched(self, config: RunConfig) -> Iterator[Answerer]:
-        """The run's method on its models, ready to answer; then the models are as they were. Raises ModelError."""
+    def patched(self, configs: Sequence[RunConfig]) -> Iterator[Answerer]:
+        """The methods of runs with one reader, ready to answer together; then the models are as they were.
+
+        Raises ModelError: a model cannot be loaded, or a method does not fit the models.
+        """
         from draft_approx_llm import patch_model, unpatch_model
 
-        reader = self.model(config.reader)
-        helper = self.model(config.helper) if config.helper else None
+        reader = self.model(configs[0].reader)
+        drafts = [config.helper for config in configs if config.helper]
+        helper = self.model(drafts[0]) if drafts else None
         try:
-            patch_model(reader, helper, config.method)
-        except ValueError as exc:  # a model that cannot be observed, or settings that do not fit it
-            raise ModelError(str(exc)) from exc
+            patch_model(reader, helper, [config.method for config in configs])
+        except Exception as exc:
+            # the library's own errors are written for a reader; a method's package may raise others
+            raise ModelError(str(exc) if isinstance(exc, ValueError) else f"{type(exc).__name__}: {exc}") from exc
         try:
-            yield Answerer(reader, self.tokenizer(config.tokenizer_spec))
+            yield Answerer(reader, self.tokenizer(configs[0].tokenizer_spec), len(configs))
         finally:
             unpatch_model(reader)
 
 
 class Answerer:
-    """Turns prompts into answers with one patched model."""
+    """Turns prompts into answers with one patched model, under each of its methods."""
 
-    def __init__(self, model: Any, tokenizer: Any):
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: Any, tokenizer: Any, methods: int):
+        self.model, self.tokenizer, self.methods = model, tokenizer, methods
         stops = model.generation_config.eos_token_id
         stops = tokenizer.eos_token_id if stops is None else stops
         self.stops: list[int] = [] if stops is None else list(stops) if isinstance(stops, list) else [stops]
@@ -164,14 +169,16 @@ class Answerer:
         self.pad: int = pad if pad is not None else self.stops[0] if self.stops else 0
 
     def answer(self, prompts: Sequence[Sequence[int]], sample: Sample) -> list[Answer]:
-        """Greedy answers to token ids, one list a prompt, as one left-padded batch.
+        """Greedy answers to token ids, one list a prompt, as one left-padded batch of prompts x methods.
 
-        `sample` says how, for all of them: how many new tokens, what else ends an answer, how it is decoded.
+        Answers come prompt by prompt, one for each method. `sample` says how, for all of them: how many new tokens,
+        what else ends an answer, how it is decoded.
         """
         import torch
 
         stops = [*self.stops, *(stop for stop in sample.stop_token_ids if stop not in self.stops)]
 
+        prompts = [prompt for prompt in prompts for _ in range(self.methods)]  # row i is method i % methods's
         longest = max(map(len, prompts))
         ids = torch.full((len(prompts), longest), self.pad, dtype=torch.long)
         mask = torch.zeros_like(ids)

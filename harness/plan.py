@@ -25,6 +25,10 @@ NOT_IN_FINGERPRINT = ("wandb", "batch_size", "dataset")
 NOT_IN_FINGERPRINT_OF_MODELS = ("device",)
 
 
+BRANCHES = 32
+"""Runs that read a sample together, unless told otherwise."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One leaf with its place under the output folder."""
@@ -120,9 +124,20 @@ class Plan:
     limit: int | None
     skipped: list[Path]
     """Files that are only bases of others."""
+    branches: int = BRANCHES
+    """The most runs that read a sample together."""
+
+    def to_do(self, run: Run) -> bool:
+        """Whether eval.py has something to do for the run."""
+        return self.states[run.name].status is not Status.DONE and not run.config.external
 
     def unfinished(self) -> list[Run]:
-        return [run for run in self.runs if self.states[run.name].status is not Status.DONE]
+        """The runs that eval.py has something to do for."""
+        return [run for run in self.runs if self.to_do(run)]
+
+    def left_to_tools(self) -> list[Run]:
+        """The unfinished runs whose answers come from another tool."""
+        return [run for run in self.runs if run.config.external and self.states[run.name].status is not Status.DONE]
 
     def samples_left(self, run: Run) -> int | None:
         """Samples still to do, or None if that is known only once the data are read."""
@@ -139,6 +154,7 @@ def make_plan(
     output: Path,
     limit: int | None = None,
     overwrite: bool = False,
+    branches: int = BRANCHES,
 ) -> Plan:
     """Expand, read, check and group; no model is touched. Raises ProblemsError with everything that is wrong."""
     files, problems = expand(patterns)
@@ -186,7 +202,7 @@ def make_plan(
             problems.append(Problem(where, "", text))
     if problems:
         raise ProblemsError(problems)
-    return Plan(list(runs.values()), states, group(runs.values()), limit, skipped)
+    return Plan(list(runs.values()), states, group(runs.values()), limit, skipped, branches)
 
 
 def expand(patterns: Sequence[str]) -> tuple[list[Path], list[Problem]]:
@@ -262,6 +278,29 @@ def group(runs: Sequence[Run]) -> list[PairGroup]:
     return list(pairs.values())
 
 
+def chunks(runs: Sequence[Run], branches: int) -> list[list[Run]]:
+    """Runs of one data group -> those that read its samples together: at most `branches`, all with one reader and
+    one batch size. Runs with equal prefills stand side by side, and in one chunk as far as they fit."""
+    alike: dict[tuple, dict[tuple, list[Run]]] = {}
+    for run in runs:
+        config = run.config
+        prefills = alike.setdefault((config.reader, config.tokenizer_spec, config.batch_size), {})
+        key = config.prefill_key
+        prefills.setdefault((key, run.name if key is None else ""), []).append(run)
+    result = []
+    for prefills in alike.values():
+        found: list[list[Run]] = []
+        for members in prefills.values():
+            for start in range(0, len(members), branches):
+                part = members[start : start + branches]
+                chunk = next((chunk for chunk in found if len(chunk) + len(part) <= branches), None)
+                if chunk is None:
+                    found.append(chunk := [])
+                chunk += part
+        result += found
+    return result
+
+
 @cache
 def folder_digest(folder: Path | None) -> str | None:
     """Tells a retrained checkpoint from the one before at its path: sizes, beginnings and ends of its files."""
@@ -275,78 +314,3 @@ def folder_digest(folder: Path | None) -> str | None:
             file.seek(max(0, size - (1 << 20)))
             digest.update(f"{path.name} {size}".encode() + head + file.read())
     return digest.hexdigest()[:16]
-
-
-def describe(plan: Plan, listed: int = 40) -> str:
-    """What `--dry-run` prints: runs, groups, progress, and an estimate of the work left."""
-    count = {status: sum(s.status is status for s in plan.states.values()) for status in Status}
-    kept = sum(s.rows for s in plan.states.values() if s.status is Status.PARTIAL)
-    lines = [
-        f"{_count(len(plan.runs), 'run')}: {count[Status.DONE]:,} done, {count[Status.PARTIAL]:,} partial "
-        f"({_count(kept, 'prediction')} kept), {count[Status.EMPTY]:,} to do"
-    ]
-    if plan.skipped:
-        lines[0] += f"; {len(plan.skipped)} files are only bases" if plan.skipped[1:] else "; 1 file is only a base"
-    if plan.limit is not None:
-        lines.append(f"limit: the first {_count(plan.limit, 'sample')} of each data set")
-    for pair in plan.groups:
-        lines.append(f"pair: {pair.label}: {_count(len(pair.runs), 'run')} over {_count(len(pair.data), 'data set')}")
-    lines.append(f"work left: {_work_left(plan)}")
-    if len(plan.runs) > listed:
-        return "\n".join([*lines, *_table(plan)])
-    for run in plan.runs:
-        state = plan.states[run.name]
-        rows = f", {_count(state.rows, 'prediction')}" if state.rows else ""
-        lines.append(f"  {run.name}: {state.status.value}{rows}")
-    return "\n".join(lines)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
-
-
-def _work_left(plan: Plan) -> str:
-    """Runs, samples and prompt tokens that are left, as far as that is known before the data are read."""
-    samples = tokens = unsized = unknown = 0
-    about = ""
-    for run in plan.unfinished():
-        left = plan.samples_left(run)
-        if run.rows is None and run.full_size is not None:
-            # all rows there are: as many as were published, if the data are those
-            published = max(0, run.full_size - plan.states[run.name].rows)
-            left, about = (published if left is None else min(left, published)), "about "
-        if left is None:
-            unknown += 1
-            continue
-        samples += left
-        length = run.config.dataset.get("seq_len")
-        tokens += left * (length or 0)
-        unsized += 0 if length else left
-    parts = [f"up to {tokens:,} prompt tokens"] if tokens else []
-    if unsized:
-        parts.append(f"{_count(unsized, 'sample')} of texts whose length is known once they are read")
-    if unknown:
-        parts.append(f"{_count(unknown, 'run')} whose number of samples is known once their data are read")
-    work = f"{_count(len(plan.unfinished()), 'run')}, {about}{_count(samples, 'sample')}"
-    return ": ".join([work, " and ".join(parts)] if parts else [work])
-
-
-def _table(plan: Plan) -> list[str]:
-    """How many runs there are by method and data set, with how many of them are done where any is."""
-    cells: dict[str, dict[tuple, list[bool]]] = {}
-    for run in plan.runs:
-        data = run.config.dataset["dataset_name"], run.config.dataset.get("seq_len") or 0
-        cells.setdefault(run.config.sparse_type, {}).setdefault(data, []).append(
-            plan.states[run.name].status is Status.DONE
-        )
-    columns = sorted({data for row in cells.values() for data in row})
-    any_done = any(any(done) for row in cells.values() for done in row.values())
-    rows = [["done/runs" if any_done else "runs", *(f"{name} {length or ''}".rstrip() for name, length in columns)]]
-    for method, row in cells.items():
-        counts = [row.get(column, []) for column in columns]
-        rows.append([method, *(f"{sum(c)}/{len(c)}" if any_done and c else str(len(c) or "-") for c in counts)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        row[0].ljust(widths[0]) + "".join(f"  {text:>{width}}" for text, width in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]

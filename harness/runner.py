@@ -1,12 +1,11 @@
-"""Executes a plan: group by group, run by run, batch by batch, every answer on disk before the next is asked for."""
+"""Executes a plan: group by group, sample by sample, every answer on disk before the next is asked for."""
 
 from __future__ import annotations
 
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -14,10 +13,11 @@ from tqdm import tqdm
 from data.benchmark import Sample
 from harness.config import ModelSpec, show
 from harness.errors import Problem, ProblemsError
-from harness.metrics import run_metrics
-from harness.models import ModelError, ModelPool, encode, free_memory
-from harness.plan import Plan, Run
-from harness.results import ResultsError, RunWriter, Status
+from harness.joint import Joint
+from harness.models import ModelError, ModelPool
+from harness.plan import Plan, Run, chunks
+from harness.results import ResultsError, RunWriter
+from harness.rows import DataError, Samples, finish, load_samples, open_writer
 
 
 @dataclass
@@ -30,28 +30,11 @@ class Report:
     """Run name -> why it is not complete."""
 
 
-@dataclass
-class Samples:
-    """A rendered data set, shared by all its runs: the samples and, made when first needed, their token ids."""
-
-    samples: list[Sample]
-    exhausted: bool
-    """There are no more."""
-    tokenizer: Any
-    _ids: dict[int, np.ndarray] = field(default_factory=dict)
-
-    def ids(self, sample: Sample) -> np.ndarray:
-        """int32 [prompt tokens]: a tenth of the memory of a list."""
-        if sample.index not in self._ids:
-            self._ids[sample.index] = np.asarray(encode(self.tokenizer, sample), dtype=np.int32)
-        return self._ids[sample.index]
-
-
 def preflight(plan: Plan, pool: ModelPool) -> None:
     """What tokenizers and model configs tell, for all pairs, before any model loads. Raises ProblemsError."""
     problems = []
     for pair in plan.groups:
-        runs = [run for run in pair.runs if plan.states[run.name].status is not Status.DONE]
+        runs = [run for run in pair.runs if plan.to_do(run)]
         if not runs:
             continue
         needs_draft = any(run.config.draft for run in runs)
@@ -76,6 +59,16 @@ def preflight(plan: Plan, pool: ModelPool) -> None:
         raise ProblemsError(problems)
 
 
+@dataclass
+class Branch:
+    """One of the runs that read a sample together: its open folder, and the samples that it began without."""
+
+    run: Run
+    writer: RunWriter
+    missing: set[int]
+    """Indices."""
+
+
 class Runner:
     """Runs a plan's unfinished runs. A sample or a run that fails is recorded, and the rest goes on.
 
@@ -93,100 +86,68 @@ class Runner:
         with tqdm(total=total, unit="sample", dynamic_ncols=True, mininterval=every) as self.bar:
             for pair in self.plan.groups:
                 for group in pair.data:
-                    runs = [run for run in group.runs if self.plan.states[run.name].status is not Status.DONE]
+                    runs = [run for run in group.runs if self.plan.to_do(run)]
                     if runs:
                         self.pool.retain((pair.target, pair.draft))
                         self._data_group(runs)
         return self.report
 
     def _data_group(self, runs: Sequence[Run]) -> None:
-        first = runs[0]
-        limit = self.plan.limit
-        self.bar.set_postfix_str(f"making or reading the data of {first.name}", refresh=False)
+        self.bar.set_postfix_str(f"making or reading the data of {runs[0].name}", refresh=False)
         try:
-            tokenizer = self.pool.tokenizer(first.config.tokenizer_spec)
-            positions = self.pool.positions(first.config.tokenizer_spec)
-            loaded = first.benchmark.load(first.config.dataset, tokenizer, first.config.protocol, limit, positions)
-        except Exception as exc:  # a benchmark may need files, a network, more tokens than fit …: its message says so
-            # the benchmarks' own errors are written for a reader
-            why = str(exc) if isinstance(exc, (ValueError, RuntimeError)) else _brief(exc)
-            self._fail(runs, f"its data cannot be read: {why}")
+            data = load_samples(runs[0], self.pool, self.plan.limit)
+        except DataError as exc:
+            for run in runs:
+                self._fail(run, str(exc))
             return
-        if not loaded:
-            self._fail(runs, "its data set is empty")
-            return
-        asked = first.asked(limit)
-        data = Samples(loaded, asked is None or len(loaded) < asked, tokenizer)
-        for run in runs:
-            self._run(run, data)
+        with Joint(self.pool, data) as joint:
+            for chunk in chunks(runs, self.plan.branches):
+                # only this chunk's folders are open: a system's limit of open files can be as low as 256
+                with ExitStack() as folders:
+                    opened = [self._open(run, data, folders) for run in chunk]
+                    branches = [branch for branch in opened if branch]
+                    self._answer(branches, data, joint)
+                    for branch in branches:
+                        self._finish(branch, data, joint)
 
-    def _run(self, run: Run, data: Samples) -> None:
+    def _open(self, run: Run, data: Samples, folders: ExitStack) -> Branch | None:
+        """The run, ready to be written; None where it is refused, which costs the other runs nothing."""
         try:
-            with RunWriter(run.folder, run.fingerprint, run.config.resolved, run.basis, self.overwrite) as writer:
-                missing = [sample for sample in data.samples if sample.index not in writer.good]
-                self.bar.total += len(missing) - (self.plan.samples_left(run) or 0)  # what the plan could only guess
-                writer.keep_prompt(data.samples[0].prompt)
-                if too_long := self._too_long(run, missing, data):
-                    self._fail([run], too_long)
-                    return
-                if missing:
-                    self._generate(run, missing, data, writer)
-                rows = [writer.good[s.index] for s in data.samples if s.index in writer.good]
-                if len(rows) == len(data.samples):
-                    subset = run.subset(len(rows), data.exhausted)
-                    protocol = run.config.protocol
-                    writer.finish(run_metrics(rows, data.samples, run.benchmark, protocol, data.exhausted, subset))
-                    self.report.finished.append(run.name)
-                else:
-                    errors = [row["error"] for row in writer.failed.values()]
-                    text = f"{len(errors)} of {len(data.samples)} samples failed, the first with: {errors[0]}"
-                    self.report.failures[run.name] = text
+            writer = folders.enter_context(open_writer(run, self.overwrite))
+            missing = data.missing(writer)
+            self.bar.total += len(missing) - (self.plan.samples_left(run) or 0)  # what the plan could only guess
+            writer.keep_prompt(data.samples[0].prompt)
+            too_long = self._too_long(run, missing, data)
         except (ResultsError, ModelError) as exc:
-            self._fail([run], str(exc))
+            self._fail(run, str(exc))
+            return None
+        if too_long:
+            self._fail(run, too_long)
+            return None
+        return Branch(run, writer, {sample.index for sample in missing})
 
-    def _generate(self, run: Run, missing: Sequence[Sample], data: Samples, writer: RunWriter) -> None:
-        scores = [row[f"score_{run.config.protocol}"] for row in writer.good.values()]
-        with self.pool.patched(run.config) as answerer:
-            for batch in batches(missing, run.config.batch_size):
-                rows = self._answer(run, batch, data, answerer)
-                for row in rows:
-                    writer.append(row)
-                    if row["error"] is None:
-                        scores.append(row[f"score_{run.config.protocol}"])
-                running = f"{np.mean(scores):.1f}" if scores else "-"
-                self.bar.set_postfix_str(f"{run.name}, score {running}", refresh=False)
-                self.bar.update(len(rows))
+    def _answer(self, branches: Sequence[Branch], data: Samples, joint: Joint) -> None:
+        """Every batch of samples is answered for all the runs that miss it before the next is looked at."""
 
-    def _answer(self, run: Run, batch: Sequence[Sample], data: Samples, answerer: Any) -> list[dict]:
-        """A row for each sample. The samples of a batch that fails are tried one by one: the good ones are saved."""
-        try:
-            answers = answerer.answer([data.ids(sample) for sample in batch], batch[0])
-            rows = []
-            for sample, answer in zip(batch, answers, strict=True):
-                score = run.benchmark.score(sample, answer.text)
-                rows.append(
-                    {
-                        "index": sample.index,
-                        "prediction": answer.text,
-                        "references": list(sample.references),
-                        "score_official": score["official"],
-                        "score_paper": score["paper"],
-                        "extras": run.benchmark.extras(sample, answer.text),
-                        "new_tokens": answer.new_tokens,
-                        "stats": answer.stats,
-                        "seconds": answer.seconds,
-                        "batch_size": len(batch),
-                        "meta": sample.meta,
-                        "error": None,
-                    }
-                )
-            return rows
-        except Exception as exc:  # out of memory, a defect in a method: recorded, and the sweep goes on
-            failure = {"error": _brief(exc), "traceback": traceback.format_exc(limit=-4)}
-        free_memory()
-        if len(batch) > 1:
-            return [row for sample in batch for row in self._answer(run, [sample], data, answerer)]
-        return [{"index": batch[0].index, **failure}]
+        def missed_by(sample: Sample) -> tuple[str, ...]:
+            return tuple(branch.run.name for branch in branches if sample.index in branch.missing)
+
+        writers = {branch.run.name: branch.writer for branch in branches}
+        samples = [sample for sample in data.samples if missed_by(sample)]
+        size = branches[0].run.config.batch_size if branches else 1
+        for batch in batches(samples, size, missed_by):
+            runs = [branch.run for branch in branches if batch[0].index in branch.missing]
+            for run, row in joint.answer(batch, runs):
+                writers[run.name].append(row)
+                self.bar.update()
+            self.bar.set_postfix_str(_at_work(runs, writers[runs[0].name]), refresh=False)
+
+    def _finish(self, branch: Branch, data: Samples, joint: Joint) -> None:
+        run = branch.run
+        if why_not := joint.refused.get(run.name) or finish(run, data, branch.writer):
+            self._fail(run, why_not)
+        else:
+            self.report.finished.append(run.name)
 
     def _too_long(self, run: Run, missing: Sequence[Sample], data: Samples) -> str | None:
         """Why a sample cannot fit its models' positions, or None."""
@@ -202,17 +163,18 @@ class Runner:
                     )
         return None
 
-    def _fail(self, runs: Sequence[Run], why: str) -> None:
-        # the bar cannot know what these runs would have taken: it stays short of its end, as the sweep does
-        for run in runs:
-            self.report.failures[run.name] = why
+    def _fail(self, run: Run, why: str) -> None:
+        # the bar cannot know what the run would have taken: it stays short of its end, as the sweep does
+        self.report.failures[run.name] = why
 
 
-def batches(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
-    """In order, at most `size` together, all of a batch to be answered in the same way."""
+def batches(
+    samples: Sequence[Sample], size: int, missed_by: Callable[[Sample], Hashable] = lambda _: None
+) -> list[list[Sample]]:
+    """In order, at most `size` together, all of a batch missed by the same runs and to be answered in the same way."""
 
     def way(sample: Sample) -> tuple:
-        return sample.max_new_tokens, sample.stop_token_ids, sample.clean_up_tokenization_spaces
+        return sample.max_new_tokens, sample.stop_token_ids, sample.clean_up_tokenization_spaces, missed_by(sample)
 
     result: list[list[Sample]] = []
     for sample in samples:
@@ -228,5 +190,11 @@ def _readers_of_prompt(run: Run) -> list[ModelSpec]:
     return [spec for spec in (run.config.reader, run.config.helper) if spec]
 
 
-def _brief(exc: BaseException) -> str:
-    return f"{type(exc).__name__}: {exc}"
+def _at_work(runs: Sequence[Run], first: RunWriter) -> str:
+    """What the bar shows: a run with its score so far, or how many runs are answered together."""
+    config = runs[0].config
+    if len(runs) > 1:
+        dataset = config.dataset
+        return f"{len(runs)} runs of {'/'.join(str(dataset[k]) for k in ('dataset_name', 'task') if k in dataset)}"
+    scores = [row[f"score_{config.protocol}"] for row in first.good.values()]
+    return f"{runs[0].name}, score {np.mean(scores):.1f}" if scores else f"{runs[0].name}, score -"

@@ -11,10 +11,11 @@ from statistics import fmean
 from data import get_benchmark
 from harness.config import flatten
 from harness.errors import Problem, format_problems
-from harness.metrics import costs, interval
+from harness.metrics import costs, interval, most_branches
 from harness.plan import Plan, Run
 from harness.results import ResultsError, RunFolder, Status, write_atomically
 
+CAPACITY, RATIO = "max_capacity_prompt", "budget_ratio"
 CONTROLS = ("full", "draft_only")
 
 
@@ -28,11 +29,16 @@ class Result:
     pair: str
     seq_len: str
     method: str
-    budget: tuple[int, ...]
+    budget: tuple[tuple[str, float], ...]
+    """(key, value), one a stage of the method."""
     options: tuple[tuple[str, str], ...]
     """All of the configuration, to tell apart runs that would share a cell."""
     scores: tuple[float, ...]
     costs: Mapping[str, float]
+    branches: int
+    """The most runs that were answered together with it; above 1, seconds are shares."""
+    simulated: bool
+    """What the method drops stays in memory."""
     subset: str | None
 
 
@@ -43,7 +49,7 @@ class Row:
     pair: str
     seq_len: str
     method: str
-    budget: tuple[int, ...]
+    budget: tuple[tuple[str, float], ...]
     variant: str
     cells: Mapping[str, Result]
     """By task."""
@@ -54,7 +60,12 @@ class Row:
 
     @property
     def budget_label(self) -> str:
-        return " > ".join(map(str, self.budget)) or "all"
+        return " > ".join(f"{value:g} N" if key == RATIO else str(value) for key, value in self.budget) or "all"
+
+    @property
+    def mark(self) -> str:
+        """Follows figures of memory."""
+        return "*" if any(cell.simulated for cell in self.cells.values()) else ""
 
     def average(self, tasks: Sequence[str]) -> str:
         """Mean over tasks with its interval; blank unless every task is there."""
@@ -64,9 +75,11 @@ class Row:
         low, high = interval(*scores)
         return f"{fmean(map(fmean, scores)):.1f} [{low:.1f}, {high:.1f}]"
 
-    def cost(self, name: str) -> float:
-        """Mean over the tasks that are there."""
-        return fmean(cell.costs[name] for cell in self.cells.values())
+    def cost(self, name: str, form: str, scale: float = 1) -> str:
+        """Mean over the tasks that are there, divided by `scale`; blank if one of them does not know."""
+        if any(name not in cell.costs for cell in self.cells.values()):
+            return ""
+        return format(fmean(cell.costs[name] for cell in self.cells.values()) / scale, form)
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,8 @@ def summarise(plan: Plan, output: Path, failures: Mapping[str, str]) -> tuple[st
     for run in plan.runs:
         try:
             result = read_result(run, plan.limit)
-            why = failures.get(run.name, "not finished")
+            unfinished = f"not finished{': python scripts/run_external.py' * run.config.external}"
+            why = failures.get(run.name, unfinished)
         except ResultsError as exc:  # broken since the sweep began
             result, why = None, str(exc)
         if result:
@@ -143,10 +157,16 @@ def read_result(run: Run, limit: int | None) -> Result | None:
         pair=(config.target or config.reader).label,
         seq_len=str(config.dataset.get("seq_len", "")),
         method=config.sparse_type,
-        budget=tuple(v for k, v in options.items() if k.rpartition(".")[2] == "max_capacity_prompt" and v is not None),
+        budget=tuple(
+            (name, value)
+            for key, value in options.items()
+            if (name := key.rpartition(".")[2]) in (CAPACITY, RATIO) and value is not None
+        ),
         options=tuple((key.removeprefix("sparse_config."), str(value)) for key, value in options.items()),
         scores=tuple(row[f"score_{config.protocol}"] for row in rows),
         costs=costs(rows),
+        branches=most_branches(rows),
+        simulated=config.simulated,
         subset=run.subset(len(rows), exhausted),
     )
 
@@ -213,15 +233,16 @@ def _section(benchmark: str, protocol: str, results: Sequence[Result], wide: boo
     if len(averages) > 2:  # one category and the overall mean say what the columns say
         tables.append(Table([*head, *averages], [[*start(row), *map(row.average, averages.values())] for row in rows]))
     cost_columns = {
-        "kept": lambda row: f"{row.cost('kept_fraction'):.3f}",
-        "prompt tok": lambda row: f"{row.cost('prompt_tokens'):.0f}",
-        "kept tok": lambda row: f"{row.cost('kept_tokens'):.0f}",
-        "cache KiB": lambda row: f"{row.cost('cache_bytes') / 1024:.0f}",
-        "peak KiB": lambda row: f"{row.cost('peak_cache_bytes') / 1024:.0f}",
-        "draft KiB": lambda row: f"{row.cost('draft_cache_bytes') / 1024:.0f}",
-        "draft s": lambda row: f"{row.cost('draft_seconds'):.3f}",
-        "prefill s": lambda row: f"{row.cost('prefill_seconds'):.3f}",
-        "decode s": lambda row: f"{row.cost('decode_seconds'):.3f}",
+        "kept": lambda row: row.cost("kept_fraction", ".3f"),
+        "prompt tok": lambda row: row.cost("prompt_tokens", ".0f"),
+        "kept tok": lambda row: row.cost("kept_tokens", ".0f"),
+        "draft tok": lambda row: row.cost("draft_tokens", ".0f"),
+        "cache KiB": lambda row: row.cost("cache_bytes", ".0f", 1024) + row.mark,
+        "peak KiB": lambda row: row.cost("peak_cache_bytes", ".0f", 1024) + row.mark,
+        "draft KiB": lambda row: row.cost("draft_cache_bytes", ".0f", 1024),
+        "draft s": lambda row: row.cost("draft_seconds", ".3f"),
+        "prefill s": lambda row: row.cost("prefill_seconds", ".3f"),
+        "decode s": lambda row: row.cost("decode_seconds", ".3f"),
     }
     spent = Table(
         [*head, *cost_columns], [[*start(row), *(show(row) for show in cost_columns.values())] for row in rows]
@@ -238,6 +259,14 @@ def _section(benchmark: str, protocol: str, results: Sequence[Result], wide: boo
         + (f" Target: {shared['pair']}." if shared.get("pair") else "")
     )
     cost_caption = "Means per sample over the same tasks; kept: KV entries per head / prompt tokens; KiB of KV cache."
+    together = max(r.branches for r in results)
+    if together > 1:
+        cost_caption += (
+            f" Up to {together} runs were answered in one call, whose seconds are shared out evenly among its rows, "
+            "whatever each took: no timings of a method. Those need --branches 1."
+        )
+    if any(r.simulated for r in results):
+        cost_caption += " *: simulated, the bytes of what is kept; what is dropped was masked, and stayed in memory."
     if wide:
         return [caption, *(table.markdown() for table in tables), cost_caption, spent.markdown()]
     return ["\n\n".join([caption, *(table.text() for table in tables)]), cost_caption + "\n\n" + spent.text()]

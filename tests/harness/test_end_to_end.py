@@ -23,7 +23,7 @@ from data import get_benchmark
 from data.benchmark import Sample
 from data.builtin.prose import essay
 from harness.config import REPOSITORY, ConfigReader
-from harness.models import ModelError, ModelPool, encode
+from harness.models import Answerer, ModelError, ModelPool, encode
 
 SEQ_LEN = 512
 METHODS = {
@@ -161,6 +161,40 @@ def test_every_method_from_yaml_to_table(tree):
         assert {row["batch_size"] for row in rows(f"{method}/fwe", "batched")} == {2}
 
 
+def test_runs_that_are_answered_together_predict_what_each_does_alone(tree, monkeypatch):
+    for budget in (96, 300):
+        leaf = yaml.safe_load(Path("cfg/speckv/fwe.yaml").read_text())
+        leaf["sparse_config"]["max_capacity_prompt"] = budget
+        Path(f"cfg/speckv/fwe_{budget}.yaml").write_text(yaml.safe_dump(leaf))
+    patterns = ["cfg/*/fwe*.yaml", "--set", "dataset.num_samples=4"]
+    assert cli.main(["--cfg", *patterns, "--branches", "1", "--output", "alone"]) == 0
+    assert cli.main(["--cfg", "cfg/full/fwe.yaml", *patterns[1:]]) == 0  # one is finished
+    assert cli.main(["--cfg", "cfg/speckv/fwe.yaml", *patterns[1:], "--limit", "2"]) == 0  # one is ahead
+    calls, answer = [], Answerer.answer
+
+    def interrupted(self, prompts, sample):
+        calls.append((len(prompts), self.methods))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return answer(self, prompts, sample)
+
+    monkeypatch.setattr(Answerer, "answer", interrupted)
+    assert cli.main(["--cfg", *patterns, "--set", "batch_size=2"]) == 130
+    names = [*(f"{method}/fwe" for method in METHODS), "speckv/fwe_96", "speckv/fwe_300"]
+    counts = {name: len(rows(name)) for name in names}
+    assert counts["full/fwe"] == 4
+    assert set(counts.values()) == {2, 4}  # in the middle
+    assert cli.main(["--cfg", *patterns, "--branches", "4"]) == 0
+    assert (2, 4) in calls  # a batch of two samples was answered by four runs
+    for name in names:
+        for here, there in zip(rows(name), rows(name, "alone"), strict=True):
+            assert there["branches"] == 1
+            for key in ("index", "prediction", "new_tokens", "stats", "score_official", "error"):
+                assert here[key] == there[key], (name, key)
+    assert len({rows(name)[0]["prediction"] for name in names}) > 3  # a row with another's answer would show
+    assert {row["branches"] for name in names for row in rows(name)} == {1, 4}
+
+
 def test_a_run_predicts_what_transformers_does(tree, pair):
     """`full`, by hand: the prompt's ids in, the new ids decoded."""
     assert cli.main(["--cfg", "cfg/full/fwe.yaml"]) == 0
@@ -181,7 +215,7 @@ def test_models_are_left_as_they_were_and_loaded_once(tree):
     pool = ModelPool()
     model = pool.model(config.target)
     attention, generate = model.config._attn_implementation, model.generate
-    with pool.patched(config) as answerer:
+    with pool.patched([config]) as answerer:
         assert answerer.model is model
         assert model.generate != generate
     assert model.generate == generate
@@ -218,7 +252,7 @@ def test_an_attention_that_is_not_installed_is_found_before_any_model_loads(tree
 def test_an_answer_ends_with_its_first_stop_and_takes_its_share_of_the_time(tree, monkeypatch):
     config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
     pool = ModelPool()
-    with pool.patched(config) as answerer:
+    with pool.patched([config]) as answerer:
         sample = Sample(0, "Some text to go on from", (), 8, True)
         ids = encode(answerer.tokenizer, sample)
         free = answerer.answer([ids], sample)[0]
@@ -245,7 +279,7 @@ def test_stops_are_the_generation_configs(tree, configured, stops):
     config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
     pool = ModelPool()
     pool.model(config.reader).generation_config.eos_token_id = configured
-    with pool.patched(config) as answerer:
+    with pool.patched([config]) as answerer:
         own = answerer.tokenizer.eos_token_id
         assert own is not None
         assert answerer.stops == [own if stop == "the tokenizer's" else stop for stop in stops]
@@ -253,7 +287,7 @@ def test_stops_are_the_generation_configs(tree, configured, stops):
 
 def test_a_samples_own_stop_ends_the_answer_but_cannot_be_its_first_token(tree):
     config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
-    with ModelPool().patched(config) as answerer:
+    with ModelPool().patched([config]) as answerer:
         sample = Sample(0, "Some text to go on from", (), 8, True)
         ids = encode(answerer.tokenizer, sample)
         output = answerer.model.generate(input_ids=torch.tensor([ids]), max_new_tokens=8, do_sample=False)
@@ -272,7 +306,7 @@ def test_a_samples_own_stop_ends_the_answer_but_cannot_be_its_first_token(tree):
 )
 def test_the_sample_says_how_its_answer_is_decoded(tree, monkeypatch, sample_says, tokenizer_says, text):
     config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
-    with ModelPool().patched(config) as answerer:
+    with ModelPool().patched([config]) as answerer:
         ids = torch.tensor([answerer.tokenizer("a , b .", add_special_tokens=False)["input_ids"]])
         output = types.SimpleNamespace(output_ids=ids, stats=[{}], timings={})
         monkeypatch.setattr(answerer.model, "generate", lambda **_: output)

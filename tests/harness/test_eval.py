@@ -62,7 +62,7 @@ def test_dry_run_writes_nothing(write, command, workspace):
 def test_killed_and_resumed_at_the_first_missing_sample(write, command):
     write("cfg/a.yaml")
     write("cfg/b.yaml")
-    killed = command("--cfg", "cfg", TOY_DIE_AFTER="11")
+    killed = command("--cfg", "cfg", "--branches", "1", TOY_DIE_AFTER="11")
     assert killed.returncode == -signal.SIGKILL
     assert [row["index"] for row in lines("a")] == list(range(8))
     assert [row["index"] for row in lines("b")] == [0, 1, 2]
@@ -76,6 +76,23 @@ def test_killed_and_resumed_at_the_first_missing_sample(write, command):
     assert Path("results/b/predictions.jsonl").read_bytes().startswith(kept)
     assert [row["index"] for row in lines("b")] == list(range(8))
     assert len(json.loads(Path("results/b/environment.json").read_text())["sessions"]) == 2
+
+
+def test_runs_that_are_answered_together_are_killed_and_resumed_sample_by_sample(write, command):
+    write("cfg/a.yaml")
+    assert command("--cfg", "cfg", "--limit", "2").returncode == 0
+    for name in ("b", "c"):
+        write(f"cfg/{name}.yaml")
+    assert command("--cfg", "cfg", TOY_DIE_AFTER="4").returncode == -signal.SIGKILL
+    assert {len(lines(name)) for name in "abc"} == {4}  # a was two samples ahead
+    assert [row["branches"] for row in lines("a")] == [1, 1, 3, 3]
+    assert [row["branches"] for row in lines("b")] == [2, 2, 3, 3]
+    resumed = command("--cfg", "cfg", TOY_DIE_AFTER="4")
+    assert resumed.returncode == 0, resumed.stderr
+    for name in "abc":
+        assert [(row["index"], row["prediction"]) for row in lines(name)] == [(i, str(i)) for i in range(8)]
+        assert json.loads(Path(f"results/{name}/metrics.json").read_text())["branches"] == 3
+        assert not Path(f"results/{name}/.lock").exists()
 
 
 def test_killed_again_and_again_at_any_moment(write, workspace):
@@ -130,6 +147,8 @@ def test_failed_samples_make_the_exit_code(write, command):
         (["--cfg", "cfg", "--set", "dataset.task=mul"], "--set: dataset.task: 'mul' is not one of add, sub"),
         (["--cfg", "bad"], "bad/a.yaml: sparse_config: missing"),
         (["--cfg", "cfg", "--limit", "0"], "must be a whole number of at least 1"),
+        (["--cfg", "cfg", "--branches", "0"], "must be a whole number of at least 1"),
+        (["--cfg", "cfg", "--branches", "1000"], "must be at most 256, not 1000"),
     ],
 )
 def test_bad_input_is_told_without_a_traceback(write, command, arguments, expected):

@@ -10,8 +10,9 @@ import pytest
 import toy
 
 from harness.config import parse_overrides
+from harness.describe import describe
 from harness.errors import ProblemsError
-from harness.plan import describe, expand, folder_digest, make_plan, run_name
+from harness.plan import expand, folder_digest, make_plan, run_name
 from harness.results import Status
 
 FINISHED = {"n": 8, "exhausted": True, "predictions_bytes": 0}

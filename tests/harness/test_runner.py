@@ -22,8 +22,8 @@ STATS = ("kept_tokens", "read_tokens", "lookahead_tokens", "cache_bytes", "peak_
 SECONDS = {"draft": 1.0, "prefill": 2.0, "decode": 3.0}
 
 
-def run(pool=None, limit=None, overwrite=False, overrides=None):
-    plan = make_plan(["cfg"], overrides or {}, Path("results"), limit, overwrite)
+def run(pool=None, limit=None, overwrite=False, overrides=None, branches=32):
+    plan = make_plan(["cfg"], overrides or {}, Path("results"), limit, overwrite, branches)
     return Runner(plan, pool or toy.ToyPool(), overwrite).run()
 
 
@@ -46,6 +46,7 @@ def test_a_run_leaves_predictions_and_metrics(write):
     assert found["score_paper"] == 50.0
     assert found["score_interval"] == [100.0, 100.0]
     assert (found["n"], found["exhausted"], found["subset"]) == (8, False, "first 8 of 500")
+    assert (found["branches"], found["memory"]) == (1, "real")
     assert (found["kept_fraction"], found["cache_bytes"], found["peak_cache_bytes"]) == (0.5, 2048, 4096)
     assert (found["draft_seconds"], found["prefill_seconds"], found["decode_seconds"]) == pytest.approx((0.1, 0.2, 0.3))
 
@@ -192,6 +193,11 @@ def test_costs_are_means_but_the_peak():
         3,
     )
     assert found["peak_cache_bytes"] == 4
+    assert "draft_tokens" not in found
+    rows[0]["stats"]["draft_tokens"] = 8
+    assert "draft_tokens" not in costs(rows)  # a run begun before there were any: a mean over some would mislead
+    rows[1]["stats"]["draft_tokens"] = 4
+    assert costs(rows)["draft_tokens"] == 6
 
 
 def test_a_batch_predicts_what_singles_do(write):
@@ -222,7 +228,7 @@ def test_a_failing_sample_is_recorded_and_tried_again_next_time(write):
     assert metrics() is None
     pool = toy.ToyPool()
     assert run(pool).finished == ["a", "b"]
-    assert len(pool.batches) == 4  # two samples in each run
+    assert pool.calls == [([2], ["speckv"] * 2), ([5], ["speckv"] * 2)]
     assert [r["error"] for r in rows()] == [None] * 8
     assert metrics()["n"] == 8
 
@@ -233,7 +239,7 @@ def test_a_failing_batch_costs_only_the_sample_that_fails(write, benchmark, monk
     write("cfg/a.yaml", batch_size=4)
     pool = toy.ToyPool(fail={2})
     run(pool)
-    assert pool.batches == [4, 1, 1, 1, 1]
+    assert pool.batches == [4, 2, 1, 1, 2]
     assert [(r["index"], r["error"] is None) for r in rows()] == [(0, True), (2, False), (4, True), (6, True)]
 
 
@@ -259,20 +265,18 @@ def test_data_that_cannot_be_read_fail_their_runs_only(write, benchmark, monkeyp
     assert "put dev-v2.0.json into data/ruler/" in report.failures["a"]
 
 
-def test_a_model_that_does_not_load_fails_its_runs_only(write, monkeypatch):
+@pytest.mark.parametrize("branches", [1, 32])
+def test_a_model_or_a_method_that_cannot_be_had_fails_its_runs_only(write, branches):
     write("cfg/a.yaml", sparse_config={"sparse_type": "full"})
     write("cfg/b.yaml")
-    patched = toy.ToyPool.patched
-
-    def broken(self, config):
-        if config.sparse_type == "full":
-            raise ModelError("the model toy/target cannot be loaded")
-        return patched(self, config)
-
-    monkeypatch.setattr(toy.ToyPool, "patched", broken)
-    report = run()
-    assert report.finished == ["b"]
-    assert report.failures == {"a": "the model toy/target cannot be loaded"}
+    write("cfg/c.yaml", sparse_config={"sparse_type": "specpc"})
+    pool = toy.ToyPool(unfit=["full"])
+    report = run(pool, branches=branches)
+    assert report.finished == ["b", "c"]
+    assert report.failures == {"a": "full does not fit"}
+    assert rows("a") == []
+    assert {tuple(methods) for _, methods in pool.calls} <= {("speckv",), ("specpc",), ("speckv", "specpc")}
+    assert (("speckv", "specpc") in {tuple(methods) for _, methods in pool.calls[1:]}) == (branches > 1)
 
 
 def test_a_prompt_beyond_the_positions_is_refused_before_anything_is_generated(write):
@@ -321,7 +325,7 @@ def test_rows_can_be_read_by_anyone(write):
     assert row["references"] == ["3"]
     assert row["new_tokens"] == 1
     assert row["stats"]["kept_tokens"] == 5.0
-    assert row["batch_size"] == 1
+    assert (row["batch_size"], row["branches"]) == (1, 1)
 
 
 def test_a_first_layer_that_the_draft_lacks_is_found_before_any_model_loads(write):

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toy
+import yaml
 
+from draft_approx_llm.configs import SpecKVConfig, SpecPCConfig
+from harness.describe import describe
 from harness.metrics import interval, subset_label
+from harness.models import Answer
 from harness.plan import make_plan
+from harness.results import RunFolder
+from harness.rows import finish, load_samples, make_row, open_writer
 from harness.runner import Runner
-from harness.summary import Table, summarise
+from harness.summary import Result, Table, make_rows, summarise
 
 
-def sweep(limit=None, pool=None, output="results"):
-    plan = make_plan(["cfg"], {}, Path(output), limit)
+def sweep(limit=None, pool=None, output="results", branches=32):
+    plan = make_plan(["cfg"], {}, Path(output), limit, branches=branches)
     report = Runner(plan, pool or toy.ToyPool()).run()
     return summarise(plan, Path(output), report.failures)
 
@@ -62,9 +70,87 @@ def test_table_has_methods_by_budget_against_tasks(tree, benchmark, monkeypatch)
 def test_costs_are_a_second_table(tree):
     text, _ = sweep()
     second = text.split("Means per sample")[1]
-    header = "kept prompt tok kept tok cache KiB peak KiB draft KiB draft s prefill s decode s"
+    header = "kept prompt tok kept tok draft tok cache KiB peak KiB draft KiB draft s prefill s decode s"
     assert " ".join(line(second, "method")[2:]) == header
-    assert line(second, "speckv 64")[2:] == ["0.500", "10", "5", "2", "4", "1", "0.100", "0.200", "0.300"]
+    assert line(second, "speckv 64")[2:] == ["0.500", "10", "5", "7", "2", "4", "1", "0.100", "0.200", "0.300"]
+
+
+def test_seconds_that_are_shares_are_said_to_be(tree):
+    text, path = sweep(branches=1)
+    assert "--branches" not in text + path.read_text()
+    text, path = sweep(output="together")
+    note = "Up to 4 runs were answered in one call, whose seconds are shared out evenly among its rows"
+    assert note in text
+    assert note in path.read_text()
+    assert "Those need --branches 1." in text
+
+
+def test_rows_of_before_there_were_branches_count_as_answered_alone(write):
+    write("cfg/demo/a.yaml")
+    sweep(limit=2)
+    path = Path("results/demo/a/predictions.jsonl")
+    rows = [json.loads(row) for row in path.read_text().splitlines()]
+    for row in rows:
+        del row["branches"], row["stats"]["draft_tokens"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text, _ = sweep(limit=2)
+    assert "--branches" not in text
+    assert line(text.split("Means per sample")[1], "speckv 64")[2:6] == ["0.500", "10", "5", "2"]  # no draft tok
+    sweep()
+    assert RunFolder(path.parent).metrics()["branches"] == 1
+
+
+def test_simulated_memory_is_marked(tree, monkeypatch):
+    monkeypatch.setattr(SpecKVConfig, "simulated", True, raising=False)
+    text, path = sweep()
+    spent = text.split("Means per sample")[1]
+    assert line(spent, "speckv 64")[6:9] == ["2*", "4*", "1"]
+    assert line(spent, "full all")[6:9] == ["2", "4", "1"]
+    assert "*: simulated" in text
+    assert "*: simulated" in path.read_text()
+    memory = {
+        name: RunFolder(Path("results/demo") / name).metrics()["memory"] for name in ("speckv/64/add", "full/add")
+    }
+    assert memory == {"speckv/64/add": "simulated", "full/add": "real"}
+    monkeypatch.setattr(SpecKVConfig, "simulated", False)
+    assert "simulated" not in sweep()[0]
+
+
+def test_a_budget_may_be_a_share_of_the_prompt():
+    result = Result("toy", "official", "add", "t", "", "m", (("budget_ratio", 0.1),), (), (100.0,), {}, 1, False, None)
+    row = replace(result, budget=(("max_capacity_prompt", 64),))
+    assert [r.budget_label for r in make_rows([row, result])] == ["0.1 N", "64"]
+
+
+def test_runs_of_external_tools_are_left_alone_and_tabulated_like_any_other(tree, monkeypatch):
+    monkeypatch.setattr(SpecPCConfig, "external", True, raising=False)
+    write_pc = yaml.safe_load(Path("cfg/demo/speckv/64/add.yaml").read_text())
+    write_pc["sparse_config"]["sparse_type"] = "specpc"
+    Path("cfg/demo/tool.yaml").write_text(yaml.safe_dump(write_pc))
+    plan = make_plan(["cfg"], {}, Path("results"))
+    assert "1 run is of an external tool: python scripts/run_external.py --cfg" in describe(plan)
+    pool = toy.ToyPool()
+    text, _ = sweep(pool=pool)
+    assert "specpc" not in pool.loaded
+    assert not Path("results/demo/tool").exists()
+    assert "demo/tool: not finished: python scripts/run_external.py" in text
+    assert "Missing, and blank above: 1 run" in text
+    (tool,) = [run for run in plan.runs if run.config.external]
+    data = load_samples(tool, toy.ToyPool(), None)
+    answer = Answer("0", 1, toy_stats(), {"draft": 0.0, "prefill": 0.0, "decode": 0.0})
+    with open_writer(tool) as writer:
+        assert finish(tool, data, writer) == "4 of 4 samples are not answered yet"
+        for sample in data.missing(writer):
+            writer.append(make_row(tool, sample, answer, batch_size=1, branches=1))
+        assert finish(tool, data, writer) is None
+    text, _ = sweep()
+    assert "Missing" not in text
+    assert line(text, "specpc 64")[2] == "25.0"
+
+
+def toy_stats() -> dict[str, float]:
+    names = ("prompt_tokens", "kept_tokens", "read_tokens", "lookahead_tokens", "draft_tokens")
+    return dict.fromkeys((*names, "cache_bytes", "peak_cache_bytes", "draft_cache_bytes"), 1.0)
 
 
 def test_missing_runs_are_blank_and_listed_and_spoil_the_average(tree):

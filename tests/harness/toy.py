@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import data
 from data.benchmark import Sample
-from harness.models import Answer
+from harness.models import Answer, ModelError
 
 ROWS = 8
 KEYS = ("dataset_name", "task", "seq_len", "num_samples")
@@ -80,14 +80,26 @@ class ToyBenchmark:
 
 
 class ToyPool:
-    """A ModelPool without models. Prompt "add 3" is answered "3"; `fail` and `on_answer` make it misbehave."""
+    """A ModelPool without models. Prompt "add 3" is answered "3"; the rest of it makes it misbehave.
 
-    def __init__(self, fail=(), positions=4096):
-        self.fail, self.limit = set(fail), positions
+    fail: samples that cannot be answered, as numbers, or (number, sparse_type) where only that method cannot.
+    room: rows of a call, above which it is out of memory.
+    unfit: methods that do not fit the models.
+    """
+
+    def __init__(self, fail=(), positions=4096, room=10**6, unfit=()):
+        self.fail, self.limit, self.room, self.unfit = set(fail), positions, room, set(unfit)
         self.loaded: list[str] = []
-        self.batches: list[int] = []
+        """Methods, as they were put on a model."""
+        self.calls: list[tuple[list[int], list[str]]] = []
+        """Samples and methods of each call, the failing ones too."""
         self.retained: list[tuple] = []
         self.on_answer = lambda: None
+
+    @property
+    def batches(self) -> list[int]:
+        """Samples of each call."""
+        return [len(samples) for samples, _ in self.calls]
 
     def tokenizer(self, spec):
         return lambda text, add_special_tokens: {"input_ids": list(text.encode())}
@@ -108,20 +120,39 @@ class ToyPool:
         self.retained.append(tuple(spec and spec.label for spec in specs))
 
     @contextmanager
-    def patched(self, config):
-        self.loaded.append(config.sparse_type)
-        yield self
+    def patched(self, configs):
+        assert len({config.reader for config in configs}) == 1
+        if bad := self.unfit & {config.sparse_type for config in configs}:
+            raise ModelError(f"{bad.pop()} does not fit")
+        self.loaded += [config.sparse_type for config in configs]
+        yield ToyAnswerer(self, configs)
+
+
+class ToyAnswerer:
+    """Answers for the runs with these configs."""
+
+    def __init__(self, pool, configs):
+        self.pool, self.configs = pool, configs
 
     def answer(self, prompts, sample):
-        self.batches.append(len(prompts))
+        pool = self.pool
         texts = [bytes(map(int, ids)).decode().split()[-1] for ids in prompts]
-        self.on_answer()
-        if self.fail & {int(text) for text in texts}:
+        methods = [config.sparse_type for config in self.configs]
+        pool.calls.append(([int(text) for text in texts], methods))
+        pool.on_answer()
+        cells = {(int(text), method) for text in texts for method in methods}
+        if pool.fail & (cells | {number for number, _ in cells}):
             raise RuntimeError("out of toys")
+        if len(texts) * len(methods) > pool.room:
+            raise MemoryError(f"no room for {len(texts) * len(methods)} rows")
         stats = {"prompt_tokens": 10, "kept_tokens": 5.0, "read_tokens": 10, "lookahead_tokens": 2}
-        stats |= {"cache_bytes": 2048, "peak_cache_bytes": 4096, "draft_cache_bytes": 1024}
+        stats |= {"cache_bytes": 2048, "peak_cache_bytes": 4096, "draft_cache_bytes": 1024, "draft_tokens": 7.0}
         seconds = {"draft": 0.1, "prefill": 0.2, "decode": 0.3}
-        return [Answer(text, 1, dict(stats), seconds) for text in texts]
+        return [
+            Answer(text, 1, stats | {"method": repr(config.method)}, seconds)
+            for text in texts
+            for config in self.configs
+        ]
 
 
 def install() -> ToyBenchmark:
@@ -135,9 +166,9 @@ def install() -> ToyBenchmark:
 
 if __name__ == "__main__":
     import eval as command
+    import harness.joint
     import harness.models
     import harness.results
-    import harness.runner
 
     install()
     pool = ToyPool(fail=[int(i) for i in os.environ.get("TOY_FAIL", "").split()])
@@ -145,7 +176,7 @@ if __name__ == "__main__":
     how = getattr(signal, os.environ.get("TOY_SIGNAL", "SIGKILL"))
 
     def on_answer():
-        if die_after and len(pool.batches) > die_after:
+        if die_after and len(pool.calls) > die_after:
             os.kill(os.getpid(), how)
             time.sleep(1)
         time.sleep(float(os.environ.get("TOY_SLEEP", 0)))
@@ -155,5 +186,5 @@ if __name__ == "__main__":
     harness.models.ModelPool = lambda: pool
     # these two import torch, a second in each of many processes
     harness.results.session_record = lambda: {"command": sys.argv}
-    harness.runner.free_memory = lambda: None
+    harness.joint.free_memory = lambda: None
     sys.exit(command.main())
