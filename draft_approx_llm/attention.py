@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from draft_approx_llm.cache import CompactCache
+from draft_approx_llm.cache import CompactCache, RaggedLayer
 
 PREFIX = "draft_approx_"
 
@@ -110,7 +110,11 @@ class CompactAttention(AttentionHook):
         self.cache, self.index, self.newest = cache, index, newest
 
     def __call__(self, delegate, module, query, key, value, attention_mask, **kwargs):
-        seen = self.cache.layers[module.layer_idx].visible(self.index, self.newest, kwargs.pop("sliding_window", None))
+        layer, sliding_window = self.cache.layers[module.layer_idx], kwargs.pop("sliding_window", None)
+        if isinstance(layer, RaggedLayer):
+            output = layer.attend(query[:, :, 0], kwargs["scaling"], self.index, self.newest, sliding_window)
+            return output[:, None], None
+        seen = layer.visible(self.index, self.newest, sliding_window)
         if seen is None:
             return delegate(module, query, key, value, None, **kwargs)
         if seen.shape[1] > 1:

@@ -23,10 +23,15 @@ class MethodConfig:
     Class attributes:
         sparse_type: the method's name in YAML.
         needs_draft: whether `patch_model` must be given a draft model.
+        simulated: the method hides what it drops instead of freeing it: its memory figures are of a real
+            implementation.
+        external: run by a tool in an environment of its own (scripts/run_external.py), not by `patch_model`.
     """
 
     sparse_type: ClassVar[str | None] = None
     needs_draft: ClassVar[bool] = False
+    simulated: ClassVar[bool] = False
+    external: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -41,6 +46,11 @@ class MethodConfig:
     def first_draft_layer(self) -> int:
         """The first layer of the draft that is listened to; the draft must have it."""
         return 0
+
+    @property
+    def prefill_key(self) -> str | None:
+        """What the target reads of a prompt, in words: methods of equal keys share its prefill. None: its own."""
+        return None
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> MethodConfig:
@@ -106,7 +116,29 @@ def _check_choice(config: MethodConfig, name: str, choices: tuple[str | None, ..
         raise ValueError(f"{name}: must be one of {shown}, not {value!r}")
 
 
-def _check_window(config: SpecKVConfig | SpecPCConfig) -> None:
+def _check_budget(config: Any, optional: bool = False) -> None:
+    """One of `max_capacity_prompt` and `budget_ratio`; neither only if `optional`."""
+    _check_int(config, "max_capacity_prompt", 1, optional=True)
+    ratio = config.budget_ratio
+    if ratio is None:
+        if config.max_capacity_prompt is None and not optional:
+            raise ValueError("max_capacity_prompt: missing; or give budget_ratio, a share of each prompt's tokens")
+        return
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
+        raise ValueError(f"budget_ratio: must be a number above 0, at most 1, not {ratio!r}")
+    if config.max_capacity_prompt is not None:
+        raise ValueError("budget_ratio: give it or max_capacity_prompt, not both; make max_capacity_prompt null")
+
+
+def capacity_of(n: int, max_capacity_prompt: int | None, budget_ratio: float | None) -> int | None:
+    """The budget in tokens of a prompt of n tokens; None is no budget.
+
+    A ratio's is budget_ratio * n, rounded to the nearest (halves up), at least 1.
+    """
+    return max_capacity_prompt if budget_ratio is None else max(1, int(budget_ratio * n + 0.5))
+
+
+def _check_window(config: KVConfig | SpecPCConfig) -> None:
     if config.max_capacity_prompt is not None and config.window_size >= config.max_capacity_prompt:
         raise ValueError(
             f"window_size: {config.window_size} leaves no room in max_capacity_prompt {config.max_capacity_prompt}, "
@@ -120,54 +152,94 @@ class FullConfig(MethodConfig):
 
     sparse_type: ClassVar[str] = "full"
 
+    @property
+    def prefill_key(self) -> str:
+        return "prompt"
+
     def build(self) -> Method:
         from draft_approx_llm.method import Full
 
         return Full()
 
 
+QUERIES = ("window", "draft", "target", "oracle", "random", "dummy")
+ALLOCATIONS = ("uniform", "pyramid", "adaptive", "pyramid_adaptive")
+
+
 @dataclass(frozen=True)
-class SpecKVConfig(MethodConfig):
-    """SpecKV (paper, section 4): the draft's lookahead decides which KV pairs the target keeps.
+class KVConfig(MethodConfig):
+    """A KV-dropping method as three choices: whose queries score the keys, how scores become importance, and how the
+    budget is shared out. SnapKV, SpecKV and the rest are names for settings of these axes, each of which can be set.
 
     Args:
-        max_capacity_prompt: KV pairs kept per KV head and layer, the window included; None drops nothing, so that
-            only the sparse prefill remains.
-        window_size: prompt tokens at the end that score the others and are always kept.
+        max_capacity_prompt: KV pairs kept per KV head, on average over layers and heads, the window included. The last
+            prompt token is read again after the dropping and is not counted.
+        budget_ratio: instead, the budget as a share of the prompt's tokens (`capacity_of` says how it is rounded).
+        window_size: prompt tokens before the last one that score the others with it and are always kept. A budget
+            (by ratio) no larger than the window is all window.
+        sink_size: first tokens of the prompt that are always kept, within the budget.
+        queries: whose queries score, after the window's: "window" (no others), or those of lookahead tokens that follow
+            the prompt: "draft" (SpecKV), "target" (its own, generated over a cache that its window compressed to the
+            same budget: LAQ), "oracle" (its own, over the full cache), "random" (tokens drawn uniformly from the
+            vocabulary) or "dummy" (the last prompt token over and over, at the positions to come).
+        lookahead_tokens: how many of those; None means the request's max_new_tokens.
+        reduction_type: "max" or "mean", over the scoring queries and a group's query heads.
+        head_reduction: "group" gives each KV head its own importance, "layer" reduces over all heads of the layer.
         pool_type: "max", "mean" or None: how importance is smoothed along positions.
-        kernel_size: width of that pool in tokens; odd, so that it is centred. The published default, 64, is even and
-            crashes the reference; the default here is the 7 of every published experiment.
-        reduction_type: "max" or "mean", over the query heads of a KV head's group and over the scoring queries.
-        lookahead_tokens: tokens the draft generates; None means the request's max_new_tokens.
-        prefill_window_size, prefill_vertical_size: local band and number of columns of the sparse prefill, used when
-            prompt and lookahead are longer than their sum; None (both) means a dense prefill.
+        kernel_size: width of that pool in tokens; odd, so that it is centred.
+        allocation: how the budget is shared out: "uniform"; "pyramid" (more to lower layers, PyramidKV); "adaptive" (in
+            a layer, to the heads whose scores are highest, Ada-KV); "pyramid_adaptive".
+        pyramid_beta: steepness of the pyramid: the top layer gets 1 / pyramid_beta of the mean budget outside the
+            window.
+        adaptive_floor: share of its even part that each head keeps whatever the other heads' scores.
+        seed: of random tokens.
+        prefill_window_size, prefill_vertical_size: local band and number of columns of SpecKV's sparse prefill, used
+            when prompt and lookahead are longer than their sum; None (both) means a dense prefill.
     """
 
-    sparse_type: ClassVar[str] = "speckv"
-    needs_draft: ClassVar[bool] = True
-
-    max_capacity_prompt: int | None = 1024
-    window_size: int = 64
-    pool_type: str | None = "max"
-    kernel_size: int = 7
-    reduction_type: str = "max"
+    max_capacity_prompt: int | None = None
+    budget_ratio: float | None = None
+    window_size: int = 32
+    sink_size: int = 0
+    queries: str = "window"
     lookahead_tokens: int | None = None
-    prefill_window_size: int | None = 2048
-    prefill_vertical_size: int | None = 2048
+    reduction_type: str = "mean"
+    head_reduction: str = "group"
+    pool_type: str | None = None
+    kernel_size: int = 1
+    allocation: str = "uniform"
+    pyramid_beta: int = 20
+    adaptive_floor: float = 0.2
+    seed: int = 42
+    prefill_window_size: int | None = None
+    prefill_vertical_size: int | None = None
 
     def __post_init__(self) -> None:
-        _check_int(self, "max_capacity_prompt", 1, optional=True)
-        _check_int(self, "window_size", 1)
+        _check_budget(self, optional=self._budget_is_optional)
+        _check_int(self, "window_size", 0)
+        _check_int(self, "sink_size", 0)
         _check_int(self, "kernel_size", 1)
+        _check_int(self, "pyramid_beta", 1)
+        _check_int(self, "seed", 0)
         _check_int(self, "lookahead_tokens", 1, optional=True)
         _check_int(self, "prefill_window_size", 1, optional=True)
         _check_int(self, "prefill_vertical_size", 1, optional=True)
+        _check_choice(self, "queries", QUERIES)
         _check_choice(self, "pool_type", ("max", "mean", None))
         _check_choice(self, "reduction_type", ("max", "mean"))
+        _check_choice(self, "head_reduction", ("group", "layer"))
+        _check_choice(self, "allocation", ALLOCATIONS)
         _check_window(self)
+        if self.max_capacity_prompt is not None and self.window_size + self.sink_size > self.max_capacity_prompt:
+            raise ValueError(
+                f"sink_size: {self.sink_size} and window_size {self.window_size} leave no room in max_capacity_prompt "
+                f"{self.max_capacity_prompt}, which includes both. Lower one or raise max_capacity_prompt."
+            )
+        if not isinstance(self.adaptive_floor, (int, float)) or not 0 <= self.adaptive_floor <= 1:
+            raise ValueError(f"adaptive_floor: must be a number from 0 to 1, not {self.adaptive_floor!r}")
         if self.kernel_size % 2 == 0:
             raise ValueError(
-                f"kernel_size: {self.kernel_size} is even, and SpecKV pools around each position. "
+                f"kernel_size: {self.kernel_size} is even, and importance is pooled around each position. "
                 f"Use {self.kernel_size - 1} or {self.kernel_size + 1}."
             )
         if (self.prefill_window_size is None) != (self.prefill_vertical_size is None):
@@ -176,10 +248,62 @@ class SpecKVConfig(MethodConfig):
                 " (dense prefill)"
             )
 
-    def build(self) -> Method:
-        from draft_approx_llm.speckv import SpecKV
+    @property
+    def _budget_is_optional(self) -> bool:
+        """Without a budget only the sparse prefill is left: such a configuration must ask for one."""
+        return self.prefill_window_size is not None
 
-        return SpecKV(self)
+    @property
+    def needs_draft(self) -> bool:
+        return self.queries == "draft"
+
+    def capacity(self, n: int) -> int | None:
+        """KV pairs kept of a prompt of n tokens, per KV head on average; None drops nothing."""
+        return capacity_of(n, self.max_capacity_prompt, self.budget_ratio)
+
+    @property
+    def prefill_key(self) -> str | None:
+        key = "prompt"
+        if self.queries != "window":
+            key += f" + {self.queries} lookahead {self.lookahead_tokens or ''}".rstrip()
+        if self.prefill_window_size is not None:
+            scoring = f"{self.window_size}, {self.pool_type} {self.kernel_size}, {self.reduction_type}"
+            key += f" (sparse above {self.prefill_window_size} + {self.prefill_vertical_size} tokens; {scoring})"
+        return key
+
+    def build(self) -> Method:
+        from draft_approx_llm.kv_dropping import KVDropping
+
+        return KVDropping(self)
+
+
+@dataclass(frozen=True)
+class SpecKVConfig(KVConfig):
+    """SpecKV (paper, section 4): the draft's lookahead decides which KV pairs the target keeps.
+
+    The axes are those of `KVConfig`; these are the paper's settings. max_capacity_prompt None drops nothing, so that
+    only the sparse prefill remains. The published default kernel_size, 64, is even and crashes the reference; the
+    default here is the 7 of every published experiment.
+    """
+
+    sparse_type: ClassVar[str] = "speckv"
+
+    max_capacity_prompt: int | None = 1024
+    window_size: int = 64
+    queries: str = "draft"
+    reduction_type: str = "max"
+    pool_type: str | None = "max"
+    kernel_size: int = 7
+    prefill_window_size: int | None = 2048
+    prefill_vertical_size: int | None = 2048
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_int(self, "window_size", 1)
+
+    @property
+    def _budget_is_optional(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -265,6 +389,8 @@ class SpecKVPCConfig(MethodConfig):
                     raise ValueError(f"{name}.{error}") from None
             elif not isinstance(value, kind):
                 raise ValueError(f"{name}: must be a {kind.__name__} or a mapping, not {value!r}")
+        if self.speckv_config.queries != "draft":
+            raise ValueError("speckv_config.queries: must be draft in the cascade, whose lookahead is the draft's")
         lookahead = self.speckv_config.lookahead_tokens
         if lookahead is not None and lookahead != self.specpc_config.lookahead_tokens:
             raise ValueError(

@@ -63,6 +63,39 @@ def kv_importance(
     return torch.stack([reduce(weights[..., :before], (0, 1), reduction) for weights in heads])
 
 
+def accumulated_attention(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    scaling: float,
+    reduction: str,
+    sliding_window: int | None = None,
+    most_weights: int = 1 << 26,
+) -> torch.Tensor:
+    """H2O: the attention that each key gets from all queries, exactly, block by block of queries.
+
+    Args: queries [Hq, S, D] and keys [H, S, D] of the same tokens; `reduction` "mean" sums over the queries and
+        averages over the group's query heads, "max" takes the maximum over both; at most `most_weights` weights
+        (float32) exist at once, or one query's.
+
+    Returns:
+        [H, S] float32.
+    """
+    heads, n = keys.shape[:2]
+    block = max(1, most_weights // (n * (queries.shape[0] // heads)))
+    total = torch.zeros(heads, n, device=keys.device)
+    for start in range(0, n, block):
+        end = min(start + block, n)
+        first = 0 if sliding_window is None else max(0, start - sliding_window + 1)
+        rows = attention_by_head(queries[:, start:end], keys[:, first:end], scaling, sliding_window)
+        for head, weights in enumerate(rows):
+            part = total[head, first:end]
+            if reduction == "max":
+                torch.maximum(part, weights.amax((0, 1)), out=part)
+            else:
+                part += weights.sum(1).mean(0)
+    return total
+
+
 def prompt_importance(
     queries: torch.Tensor,
     keys: torch.Tensor,
@@ -70,17 +103,21 @@ def prompt_importance(
     reduction: str,
     weighted: bool,
     sliding_window: int | None = None,
+    pool_type: str | None = None,
+    kernel_size: int = 1,
 ) -> torch.Tensor:
     """SpecPC, steps 1 and 2 in one layer: the attention that each prompt token gets from the last W queries.
 
-    Args: as `attention_by_head`; `weighted` scales the queries' rows by linspace(0, 1, W).
+    Args: as `attention_by_head`; `weighted` scales the queries' rows by linspace(0, 1, W), `pool_type` and
+        `kernel_size` smooth each row as `pool` does.
 
     Returns:
         [S] float32, reduced over heads and queries.
     """
     rows = torch.linspace(0, 1, queries.shape[1], device=queries.device)[:, None] if weighted else 1.0
     heads = attention_by_head(queries, keys, scaling, sliding_window)
-    return reduce(torch.stack([reduce(weights * rows, (0, 1), reduction) for weights in heads]), 0, reduction)
+    pooled = (pool(weights * rows, pool_type, kernel_size) for weights in heads)
+    return reduce(torch.stack([reduce(weights, (0, 1), reduction) for weights in pooled]), 0, reduction)
 
 
 def pool(scores: torch.Tensor, pool_type: str | None, kernel_size: int) -> torch.Tensor:

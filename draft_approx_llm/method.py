@@ -1,28 +1,120 @@
-"""What a method is: something that reads prompts with target and draft and leaves a cache to decode from."""
+"""What a method is: a generator of the steps that a prompt's reading takes, with a cache to decode from at its end.
+
+A method never calls a model. It yields what it wants done, `LookAhead`, `Read` or `Generate`, and is sent the result;
+so it reads like the paper's algorithm box, and `reading.read_prompts` can do equal steps of many methods once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Generator, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel
 
-from draft_approx_llm.attention import CompactAttention
 from draft_approx_llm.cache import CompactCache
-from draft_approx_llm.prefill import CompactingPrefill, LayerPlan, LayerView, read, step
+from draft_approx_llm.prefill import KeptPositions, LayerView
 from draft_approx_llm.timing import Timer
 
 
 @dataclass(frozen=True)
 class Request:
-    """One call of `generate`: prompts without padding, one [N] tensor a row, on the target's device."""
+    """One call of `generate`.
 
-    prompts: list[torch.Tensor]
+    Attributes:
+        max_new_tokens: what the caller asked for at most.
+        eos_token_ids: ids after which a row ends.
+        target: the model that will answer, for its configuration and its name; a method does not call it.
+        timer: seconds by phase.
+    """
+
     max_new_tokens: int
     eos_token_ids: tuple[int, ...]
+    target: PreTrainedModel
     timer: Timer
+
+
+@dataclass(frozen=True)
+class Listen:
+    """How the attention over a prompt is recorded while it is read and looked ahead of (SpecPC, steps 1 and 2).
+
+    Attributes:
+        window_size: how many of the prompt's last queries are listened to.
+        starting_layer_index: first layer that is listened to.
+        reduction_type: "max" or "mean", over heads, queries and layers.
+        step_reduction: the same over the prompt's row and those of the lookahead steps; None means reduction_type.
+        weighted_query: scale the window's rows by linspace(0, 1).
+        pool_type, kernel_size: smooth every head's attention along positions before anything is reduced.
+    """
+
+    window_size: int = 1
+    starting_layer_index: int = 0
+    reduction_type: str = "max"
+    step_reduction: str | None = None
+    weighted_query: bool = False
+    pool_type: str | None = None
+    kernel_size: int = 1
+
+
+class Pattern(Protocol, Hashable):
+    """A sparse prefill. Equal ones are the same work, and are shared between methods."""
+
+    def __call__(self, view: LayerView) -> torch.Tensor | None:
+        """A layer's attention output [Hq, N, D], or None for dense attention."""
+
+
+@dataclass(frozen=True, eq=False)
+class LookAhead:
+    """Step: a model reads the prompt and generates greedily. The result is a `lookahead.Lookahead`.
+
+    Attributes:
+        prompt: [N].
+        n_tokens: at most so many, at least 1; fewer where the model ends by itself.
+        listen: also record attention over the prompt.
+        by: "draft" or "target".
+    """
+
+    prompt: torch.Tensor
+    n_tokens: int
+    listen: Listen | None = None
+    by: str = "draft"
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Step: the target reads tokens. The result is a `Prefilled`.
+
+    Attributes:
+        tokens: [N].
+        keep: given a layer's view, the positions kept of it, below N - 1: each layer is compacted in flight, and the
+            last token is fed again. None keeps everything.
+        lookahead: [L] tokens read after the others for `keep` to see; their keys are dropped.
+        positions: [N] RoPE positions, 0 ... N - 1 unless given; next_position: that of the first new token, the last
+            one's successor unless given.
+        pattern: how attention is computed in the prefill; None is densely.
+    """
+
+    tokens: torch.Tensor
+    keep: Callable[[LayerView], KeptPositions] | None = None
+    lookahead: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
+    next_position: int | None = None
+    pattern: Pattern | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Generate:
+    """Step: the target generates up to `n_tokens` tokens greedily from what it has read (and uses that up).
+
+    The result is a tensor of ids [n], EOS included where the model ended by itself.
+    """
+
+    prefilled: Prefilled
+    n_tokens: int
+
+
+Steps = Generator[LookAhead | Read | Generate, Any, "Prefilled"]
 
 
 @dataclass
@@ -30,13 +122,14 @@ class Kept:
     """What a method kept of one prompt, as sorted positions in the caller's prompt.
 
     Attributes:
-        prompt: [C] tokens that the target read; None means all.
-        cache: a [H, K] tensor a layer, KV pairs kept for each KV head (the last prompt token, which is fed again, not
-            among them); None means those of all tokens read.
+        prompt: [C] tokens that the target read; None means all, or tokens that are none of the prompt's.
+        cache: KV pairs kept for each KV head (the last prompt token, which is fed again, not among them), for each
+            layer a [H, K] tensor, or a list of H tensors [K_h] where heads keep unequally many; None means those of all
+            tokens.
     """
 
     prompt: torch.Tensor | None = None
-    cache: list[torch.Tensor] | None = None
+    cache: list[KeptPositions] | None = None
 
 
 @dataclass
@@ -45,15 +138,18 @@ class Prefilled:
 
     Attributes:
         cache: the target's keys and values, a batch of one.
+        token: [1], the last prompt token where it is yet to be fed again; else None, and `logits` is there.
         logits: [1, vocabulary] of the first new token.
-        index: place in the sequence of the next token; position: its RoPE position. They differ where a shortened
-            prompt keeps its original positions.
-        stats: prompt_tokens, read_tokens, kept_tokens (KV entries a head, mean over layers), lookahead_tokens,
-            cache_bytes and peak_cache_bytes (target), draft_cache_bytes.
+        index: place in the sequence of the next token (`token` or the first new one); position: its RoPE position.
+            They differ where a shortened prompt keeps its original positions.
+        stats: prompt_tokens, read_tokens, kept_tokens (KV entries a head, mean over layers and heads),
+            lookahead_tokens, cache_bytes and peak_cache_bytes (target), draft_tokens (KV entries a head of the draft)
+            and draft_cache_bytes.
     """
 
     cache: CompactCache
-    logits: torch.Tensor
+    token: torch.Tensor | None
+    logits: torch.Tensor | None
     index: int
     position: int
     kept: Kept = field(default_factory=Kept)
@@ -61,119 +157,28 @@ class Prefilled:
 
 
 class Method:
-    """Base of all methods. `prefill` does the work; nothing is remembered between calls."""
+    """Base of all methods. Nothing is remembered between calls."""
 
     def check(self, target: PreTrainedModel, draft: PreTrainedModel | None) -> None:
         """Raises ValueError if this method cannot run on these models; called when a model is patched."""
 
-    def prefill(self, target: PreTrainedModel, draft: PreTrainedModel | None, request: Request) -> list[Prefilled]:
-        """Reads every prompt of the request. A row's result must not depend on the other rows."""
+    def steps(self, prompt: torch.Tensor, request: Request) -> Steps:
+        """Reads one prompt [N], on the target's device: yields steps and returns a `Prefilled`."""
         raise NotImplementedError
 
 
 class Full(Method):
     """Plain inference: everything is read, nothing is dropped."""
 
-    def prefill(self, target, draft, request):
-        with request.timer("prefill"):
-            return [read_all(target, prompt) for prompt in request.prompts]
+    def steps(self, prompt, request):
+        return (yield Read(prompt))
 
 
-class Alternating(Method):
-    """Several methods in one batch: row i is read by methods[i % len(methods)]."""
-
-    def __init__(self, methods: list[Method]) -> None:
-        self.methods = methods
-
-    def prefill(self, target, draft, request):
-        rows: list[Prefilled | None] = [None] * len(request.prompts)
-        for i, method in enumerate(self.methods):
-            mine = slice(i, None, len(self.methods))
-            if request.prompts[mine]:
-                rows[mine] = method.prefill(target, draft, replace(request, prompts=request.prompts[mine]))
-        return rows
-
-
-def read_all(
-    target: PreTrainedModel,
-    tokens: torch.Tensor,
-    positions: torch.Tensor | None = None,
-    next_position: int | None = None,
-) -> Prefilled:
-    """Reads `tokens` [N] densely and keeps all of it.
-
-    `positions` [N] and `next_position` are RoPE positions other than 0 ... N.
-    """
-    n = len(tokens)
-    cache, logits = read(target, tokens, positions=positions)
-    return Prefilled(cache, logits, n, n if next_position is None else next_position, stats=cache_stats(cache, n))
-
-
-def read_dropping(
-    target: PreTrainedModel,
-    prompt: torch.Tensor,
-    n_queries: int,
-    plan: Callable[[LayerView], LayerPlan],
-    lookahead: torch.Tensor | None = None,
-    positions: torch.Tensor | None = None,
-) -> Prefilled:
-    """Reads `prompt` [N], dropping KV pairs layer by layer as `plan` says, and feeds the last prompt token again.
-
-    Args:
-        n_queries: how many queries, the last ones read, `plan` is shown.
-        plan: what a layer keeps; its positions must not include the last prompt token's, N - 1, nor later ones.
-        lookahead: [L] tokens read after the prompt, for `plan` to see; never kept.
-        positions: [N] the prompt's RoPE positions where they are not 0 ... N - 1.
-    """
-    device, n = prompt.device, len(prompt)
-    positions = torch.arange(n, device=device) if positions is None else positions
-    last = int(positions[-1])
-    n_ahead = 0 if lookahead is None else len(lookahead)
-    tokens = prompt if lookahead is None else torch.cat([prompt, lookahead])
-    hook = CompactingPrefill(n_queries, plan)
-    cache, _ = read(target, tokens, hook, torch.cat([positions, last + 1 + torch.arange(n_ahead, device=device)]))
-    stats = cache_stats(cache, n)
-    # What was read after the last prompt token is gone, and so is its own key: fed again where it stood, it sees what
-    # remains and gives the first new token's logits.
-    index = torch.tensor([n - 1], device=device)
-    logits = step(target, prompt[-1:], positions[-1:], CompactAttention(cache, index, n - 1))
-    return Prefilled(cache, logits, n, last + 1, Kept(cache=hook.kept), stats)
-
-
-class KVDropping(Method):
-    """Base of methods that look at one layer of the target at a time and need no draft.
-
-    A subclass sets `n_queries` and defines `acts_on` and `plan`.
-    """
-
-    n_queries = 1
-
-    def acts_on(self, n: int) -> bool:
-        """Whether a prompt of n tokens loses anything; where not, plain inference it is."""
-        raise NotImplementedError
-
-    def plan(self, view: LayerView, n: int) -> LayerPlan:
-        """What one layer keeps of a prompt of n tokens: positions below n - 1."""
-        raise NotImplementedError
-
-    def prefill(self, target, draft, request):
-        with request.timer("prefill"):
-            return [
-                read_dropping(target, prompt, self.n_queries, partial(self.plan, n=len(prompt)))
-                if self.acts_on(len(prompt))
-                else read_all(target, prompt)
-                for prompt in request.prompts
-            ]
-
-
-def cache_stats(cache: CompactCache, n: int) -> dict[str, float]:
-    """`Prefilled.stats` for a prompt of n tokens; methods that ask a draft correct and complete them."""
-    return {
-        "prompt_tokens": n,
-        "read_tokens": n,
-        "kept_tokens": cache.entries_per_head(),
-        "lookahead_tokens": 0,
-        "cache_bytes": cache.nbytes(),
-        "peak_cache_bytes": cache.peak_bytes,
-        "draft_cache_bytes": 0,
-    }
+def check_listened_layer(first: int, model: PreTrainedModel, role: str) -> None:
+    """Raises ValueError if a model has no layer `first` to listen to."""
+    layers = model.config.get_text_config().num_hidden_layers
+    if first >= layers:
+        raise ValueError(
+            f"starting_layer_index: {first} is past the {role}'s {layers} layers (0 to {layers - 1}). "
+            "Choose a lower one."
+        )

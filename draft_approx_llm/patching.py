@@ -16,12 +16,10 @@ from transformers import PreTrainedModel
 from transformers.generation import StoppingCriteriaList, StopStringCriteria
 from transformers.utils import ModelOutput
 
-from draft_approx_llm.attention import CompactAttention
-from draft_approx_llm.cache import merge
 from draft_approx_llm.compatibility import check_supported
 from draft_approx_llm.configs import MethodConfig
-from draft_approx_llm.method import Alternating, Kept, Method, Request
-from draft_approx_llm.prefill import step
+from draft_approx_llm.method import Kept, Method, Request
+from draft_approx_llm.reading import Decoding, read_prompts
 from draft_approx_llm.timing import Timer
 
 # What transformers itself hands to a decoding method; anything else would be input that the method does not read.
@@ -61,7 +59,7 @@ def patch_model(
             need none.
         config: `SpecKVConfig`, `SpecPCConfig`, `SpecKVPCConfig`, `FullConfig`, or another `MethodConfig`. Or several:
             then row i of a batch is read by the method of config[i % len(config)], so that one prompt, repeated, is
-            answered by all of them at once.
+            answered by all of them at once, and work that they have in common is done once.
 
     Returns:
         The same model. Its weights, configuration and state dict are untouched, and so is the draft.
@@ -82,10 +80,9 @@ def patch_model(
     methods = [one.build() for one in configs]
     for one in methods:
         one.check(model, draft_model)
-    method = methods[0] if len(methods) == 1 else Alternating(methods)
     unpatch_model(model)
     # An instance attribute shadows the class's method; a partial keeps the draft from becoming a submodule.
-    model.generate = partial(_generate, model, draft_model, method)
+    model.generate = partial(_generate, model, draft_model, methods)
     return model
 
 
@@ -99,7 +96,7 @@ def unpatch_model(model: PreTrainedModel) -> PreTrainedModel:
 def _generate(
     model: PreTrainedModel,
     draft: PreTrainedModel | None,
-    method: Method,
+    methods: list[Method],
     inputs: torch.Tensor | None = None,
     generation_config: Any = None,
     streamer: Any = None,
@@ -123,7 +120,7 @@ def _generate(
         generation_config,
         streamer=streamer,
         stopping_criteria=stopping_criteria,
-        custom_generate=partial(_decode, draft=draft, method=method, token_streamer=streamer),
+        custom_generate=partial(_decode, draft=draft, methods=methods, token_streamer=streamer),
         **kwargs,
     )
 
@@ -135,21 +132,23 @@ def _decode(
     stopping_criteria,
     generation_config,
     draft,
-    method,
+    methods,
     token_streamer,
     **model_kwargs,
 ):
-    """Prefills with the method, row by row, then decodes all rows as one batch."""
+    """Reads the prompts with their methods, then decodes all rows as one batch."""
     _check_request(model, generation_config, model_kwargs)
     timer = Timer(model.device)
     eos = generation_config._eos_token_tensor
+    prompts = _rows(input_ids, model_kwargs.get("attention_mask"))
     request = Request(
-        prompts=_rows(input_ids, model_kwargs.get("attention_mask")),
         max_new_tokens=generation_config.max_length - input_ids.shape[1],
         eos_token_ids=() if eos is None else tuple(eos.tolist()),
+        target=model,
         timer=timer,
     )
-    rows = method.prefill(model, draft, request)
+    in_turn = [methods[i % len(methods)] for i in range(len(prompts))]
+    rows = read_prompts(model, draft, in_turn, prompts, request)
     with timer("decode"):
         sequences, scores, raw_logits = _sample(
             model, input_ids, rows, logits_processor, stopping_criteria, generation_config, token_streamer
@@ -194,15 +193,11 @@ def _sample(model, input_ids, rows, logits_processor, stopping_criteria, generat
     """Decodes from the rows' caches, greedily or by sampling, until the stopping criteria hold for every row."""
     device = input_ids.device
     pad = generation_config._pad_token_tensor
-    logits = torch.cat([row.logits for row in rows])
-    index = torch.tensor([row.index for row in rows], device=model.device)
-    positions = torch.tensor([row.position for row in rows], device=model.device)
-    newest = max(row.index for row in rows)
-    cache = merge([row.cache for row in rows])
+    decoding = Decoding(model, rows)
     unfinished = torch.ones(len(rows), dtype=torch.bool, device=device)
     all_scores, all_logits = [], []
     while True:
-        raw = logits.to(device, torch.float32, copy=True)
+        raw = decoding.logits.to(device, torch.float32, copy=True)
         scores = logits_processor(input_ids, raw)
         if generation_config.output_scores:
             all_scores.append(scores)
@@ -220,8 +215,7 @@ def _sample(model, input_ids, rows, logits_processor, stopping_criteria, generat
         unfinished = unfinished & ~stopping_criteria(input_ids, all_scores)
         if not bool(unfinished.any()):
             break
-        logits = step(model, tokens.to(model.device), positions, CompactAttention(cache, index, newest))
-        index, positions, newest = index + 1, positions + 1, newest + 1
+        decoding.feed(tokens)
     if token_streamer is not None:
         token_streamer.end()
     return input_ids, all_scores, all_logits

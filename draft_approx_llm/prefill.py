@@ -1,9 +1,12 @@
-"""Reading a prompt: dense, sparse, and compacting each layer as soon as its attention is done."""
+"""Reading a prompt, densely or sparsely, for several methods at once; layers are compacted as soon as they are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,39 +15,38 @@ from transformers import PreTrainedModel
 from draft_approx_llm.attention import AttentionHook, CompactAttention, hooked
 from draft_approx_llm.cache import CompactCache
 
+KeptPositions = torch.Tensor | list[torch.Tensor]
+"""Sorted positions that a layer keeps: [H, K], or a list of H tensors [K_h] where heads keep unequally many."""
+
 
 @dataclass(frozen=True)
 class LayerView:
-    """What a KV-dropping method may look at in one layer of one prompt, position encoding applied.
+    """What a method may look at in one layer of what the target reads, position encoding applied.
 
     Attributes:
-        layer: index of the layer.
-        queries: [Hq, Q, D], those of the last Q tokens read.
-        keys, values: [H, S, D] of all tokens read.
+        layer, n_layers: index of the layer, and how many there are.
+        queries: [Hq, S, D] of all tokens read; keys, values: [H, S, D].
         scaling: the factor on the dot product.
         sliding_window: how many keys back a query of this layer sees, its own included; None means all.
+        rotary: positions [P] (any, as floats or whole numbers) -> cos and sin [P, rotated size] of this layer's
+            position encoding.
     """
 
     layer: int
+    n_layers: int
     queries: torch.Tensor
     keys: torch.Tensor
     values: torch.Tensor
     scaling: float
     sliding_window: int | None
+    rotary: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    _memo: dict[Hashable, Any] = field(default_factory=dict, compare=False)
 
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """What a method wants of a layer. None means: everything.
-
-    Attributes:
-        keep: [H, K] sorted positions whose keys and values stay.
-        vertical: [H, V] columns of the sparse prefill; `band` is its local window in tokens.
-    """
-
-    keep: torch.Tensor | None = None
-    vertical: torch.Tensor | None = None
-    band: int = 0
+    def once(self, key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
+        """function(*args), computed at the first call with this key: several methods look at one view."""
+        if key not in self._memo:
+            self._memo[key] = function(*args)
+        return self._memo[key]
 
 
 def forward(
@@ -60,10 +62,10 @@ def forward(
 def read(
     model: PreTrainedModel,
     tokens: torch.Tensor,
-    hook: AttentionHook | None = None,
+    hook: Prefill | None = None,
     positions: torch.Tensor | None = None,
-) -> tuple[CompactCache, torch.Tensor]:
-    """Prefills one prompt [N] and returns its cache and the last token's logits [1, vocabulary].
+) -> tuple[Prefill, torch.Tensor]:
+    """Prefills one prompt [N]; returns the hook, which has the caches, and the last token's logits [1, vocabulary].
 
     `positions` [N] are RoPE positions, 0 ... N-1 unless given.
     """
@@ -71,9 +73,9 @@ def read(
     cache.index = torch.arange(len(tokens), device=tokens.device)[None]
     positions = cache.index if positions is None else positions[None]
     hook = Prefill() if hook is None else hook
-    hook.cache = cache
+    hook.cache, hook.model = cache, model
     with hooked(model, hook):
-        return cache, forward(model, tokens[None], positions, cache)
+        return hook, forward(model, tokens[None], positions, cache)
 
 
 def step(model: PreTrainedModel, tokens: torch.Tensor, positions: torch.Tensor, hook: CompactAttention) -> torch.Tensor:
@@ -83,17 +85,73 @@ def step(model: PreTrainedModel, tokens: torch.Tensor, positions: torch.Tensor, 
         return forward(model, tokens[:, None], positions[:, None], hook.cache)
 
 
+@dataclass
+class Branch:
+    """One method's share of a prefill.
+
+    Attributes:
+        keep: what stays of a layer; None: everything that a later query can see (sliding-window layers have a window).
+        cache: what stayed, one row. kept: as `keep` said, a layer each.
+        peak_bytes: the most that would have been held at once, had this branch been alone: what is kept of the layers
+            before, and all of the present one.
+    """
+
+    keep: Callable[[LayerView], KeptPositions] | None = None
+    cache: CompactCache = field(default_factory=CompactCache)
+    kept: list[KeptPositions] = field(default_factory=list)
+    peak_bytes: int = 0
+    _bytes: int = 0
+
+
 class Prefill(AttentionHook):
-    """Reads densely and keeps everything that a later query can see: sliding-window layers keep their window."""
+    """Reads a prompt once for one or more branches, each of which drops what it does not keep layer by layer.
+
+    Beside what the branches keep, at most one layer's keys and values exist.
+    """
+
+    cache: CompactCache
+    model: PreTrainedModel
+
+    def __init__(
+        self,
+        branches: Sequence[Branch] | None = None,
+        pattern: Callable[[LayerView], torch.Tensor | None] | None = None,
+    ) -> None:
+        self.branches = [Branch()] if branches is None else branches
+        self.pattern = pattern
 
     def __call__(self, delegate, module, query, key, value, attention_mask, **kwargs):
-        output = delegate(module, query, key, value, attention_mask, **kwargs)
-        self.cache.note_peak()
+        sliding_window, layer = kwargs.get("sliding_window"), module.layer_idx
+        view = LayerView(
+            layer,
+            self.model.config.get_text_config().num_hidden_layers,
+            query[0],
+            key[0],
+            value[0],
+            kwargs["scaling"],
+            sliding_window,
+            partial(rotary, self.model, layer),
+        )
+        attended = None if self.pattern is None else self.pattern(view)
+        if attended is None:
+            output = delegate(module, query, key, value, attention_mask, **kwargs)
+        else:
+            output = attended.transpose(0, 1)[None].contiguous(), None
+        whole = self.cache.layers[layer]
         heads, n = key.shape[1:3]
-        first = first_visible(n, kwargs.get("sliding_window"))
-        if first > 0:
-            kept = torch.arange(first, n, device=key.device).expand(heads, -1)
-            self.cache.layers[module.layer_idx].keep(kept, track_positions=True)
+        for branch in self.branches:
+            if branch.keep is not None:
+                kept = branch.keep(view)
+                branch.kept.append(kept)
+            else:
+                first = first_visible(n, sliding_window)
+                kept = torch.arange(first, n, device=key.device).expand(heads, -1) if first else None
+            # The window moves on while decoding: entries of a sliding layer must know their places.
+            part = whole.select(kept, track_positions=sliding_window is not None and kept is not None)
+            branch.peak_bytes = max(branch.peak_bytes, branch._bytes + whole.nbytes())
+            branch._bytes += part.nbytes()
+            branch.cache.layers.append(part)
+        self.cache.layers[layer] = type(whole)()
         return output
 
 
@@ -102,35 +160,17 @@ def first_visible(index: int, sliding_window: int | None) -> int:
     return 0 if sliding_window is None else max(0, index - sliding_window + 1)
 
 
-class CompactingPrefill(AttentionHook):
-    """Asks a method for its plan in each layer, attends (densely or sparsely), and drops what is not kept at once.
+def rotary(model: PreTrainedModel, layer: int, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin [P, rotated size], float32, of a layer's position encoding at positions [P] (they may be fractions).
 
-    At most one layer's full keys and values exist beyond the budget; `CompactCache.peak_bytes` shows it.
+    Models whose layers differ (Gemma 3) are asked for that of the layer's type.
     """
-
-    def __init__(self, n_queries: int, plan: Callable[[LayerView], LayerPlan]) -> None:
-        self.n_queries, self.plan = n_queries, plan
-        self.kept: list[torch.Tensor | None] = []
-
-    def __call__(self, delegate, module, query, key, value, attention_mask, **kwargs):
-        sliding_window = kwargs.get("sliding_window")
-        layer = self.cache.layers[module.layer_idx]
-        view = LayerView(
-            module.layer_idx, query[0, :, -self.n_queries :], key[0], value[0], kwargs["scaling"], sliding_window
-        )
-        plan = self.plan(view)
-        if plan.vertical is None:
-            output = delegate(module, query, key, value, attention_mask, **kwargs)
-        else:
-            sparse = sparse_attention(
-                query[0], key[0], value[0], plan.vertical, plan.band, kwargs["scaling"], sliding_window
-            )
-            output = sparse.transpose(0, 1)[None].contiguous(), None
-        self.cache.note_peak()
-        self.kept.append(plan.keep)
-        if plan.keep is not None:
-            layer.keep(plan.keep, track_positions=sliding_window is not None)
-        return output
+    embedding = model.get_decoder().rotary_emb
+    types = getattr(model.config.get_text_config(), "layer_types", None)
+    by_type = len(inspect.signature(embedding.forward).parameters) > 2 and types
+    like = torch.empty(0, dtype=torch.float32, device=positions.device)
+    cos, sin = embedding(like, positions[None], *([types[layer]] if by_type else []))
+    return cos[0], sin[0]
 
 
 def sparse_attention(

@@ -5,33 +5,39 @@ from __future__ import annotations
 import torch
 
 from draft_approx_llm.configs import SpecKVPCConfig
-from draft_approx_llm.draft_guided import DraftGuided
-from draft_approx_llm.method import Kept, read_all
-from draft_approx_llm.speckv import drops, read_compressed
-from draft_approx_llm.specpc import choose
+from draft_approx_llm.kv_dropping import KVDropping
+from draft_approx_llm.method import Kept, Method, Read, check_listened_layer
+from draft_approx_llm.specpc import ask, choose
 
 
-class SpecKVPC(DraftGuided):
+class SpecKVPC(Method):
     """The cascade; the draft runs once, and its lookahead serves both."""
 
     def __init__(self, config: SpecKVPCConfig) -> None:
-        self.config = config
-        self.listen = config.specpc_config
-        self.lookahead_tokens = config.specpc_config.lookahead_tokens
+        self.config, self.speckv = config, KVDropping(config.speckv_config)
 
-    def acts_on(self, n, n_lookahead):
-        return n > self.config.specpc_config.max_capacity_prompt or drops(self.config.speckv_config, n, n_lookahead)
+    def check(self, target, draft):
+        check_listened_layer(self.config.specpc_config.starting_layer_index, draft, "draft")
 
-    def read(self, target, prompt, lookahead):
-        pc, kv = self.config.specpc_config, self.config.speckv_config
-        n = len(prompt)
-        kept = choose(lookahead.scores, pc) if n > pc.max_capacity_prompt else torch.arange(n, device=prompt.device)
+    def steps(self, prompt, request):
+        pc, n = self.config.specpc_config, len(prompt)
+        wanted = pc.lookahead_tokens or request.max_new_tokens
+        if n <= pc.max_capacity_prompt and not self.speckv.acts_on(n, wanted):
+            return (yield Read(prompt))
+        ahead = yield ask(prompt, request, pc)
+        kept = torch.arange(n, device=prompt.device)
+        if n > pc.max_capacity_prompt:
+            kept = choose(ahead.scores, pc)
         positions = kept if pc.position_ids == "original" else None
-        if not drops(kv, len(kept), len(lookahead.tokens)):
-            result = read_all(target, prompt[kept], positions, None if positions is None else n)
+        if not self.speckv.acts_on(len(kept), len(ahead.tokens)):
+            result = yield Read(prompt[kept], positions=positions, next_position=None if positions is None else n)
             result.kept = Kept(prompt=kept)
             return result
-        result = read_compressed(target, prompt[kept], lookahead.tokens, kv, positions)
+        result = yield self.speckv.reading(prompt[kept], ahead.tokens, positions)
         # Positions in what was read become positions in the caller's prompt.
-        result.kept = Kept(kept, [kept[layer] for layer in result.kept.cache])
+        in_prompt = [
+            kept[layer] if isinstance(layer, torch.Tensor) else [kept[head] for head in layer]
+            for layer in result.kept.cache
+        ]
+        result.kept = Kept(kept, in_prompt)
         return result

@@ -5,30 +5,45 @@ from __future__ import annotations
 import torch
 
 from draft_approx_llm.configs import SpecPCConfig
-from draft_approx_llm.draft_guided import DraftGuided
 from draft_approx_llm.importance import pool
-from draft_approx_llm.method import Kept, read_all
+from draft_approx_llm.method import Kept, Listen, LookAhead, Method, Read, Request, check_listened_layer
 from draft_approx_llm.selection import keep_prompt
 
 
-class SpecPC(DraftGuided):
+class SpecPC(Method):
     """The algorithm box: let the draft read, pool its attention, keep the best tokens, read those with the target."""
 
+    listener = "draft"
+
     def __init__(self, config: SpecPCConfig) -> None:
-        self.config = self.listen = config
-        self.lookahead_tokens = config.lookahead_tokens
+        self.config = config
 
-    def acts_on(self, n, n_lookahead):
-        return n > self.config.max_capacity_prompt
+    def check(self, target, draft):
+        listener = draft if self.listener == "draft" else target
+        check_listened_layer(self.config.starting_layer_index, listener, self.listener)
 
-    def read(self, target, prompt, lookahead):
-        kept = choose(lookahead.scores, self.config)
-        if self.config.position_ids == "original":
-            result = read_all(target, prompt[kept], positions=kept, next_position=len(prompt))
-        else:
-            result = read_all(target, prompt[kept])
+    def steps(self, prompt, request):
+        if len(prompt) <= self.config.max_capacity_prompt:
+            return (yield Read(prompt))
+        ahead = yield ask(prompt, request, self.config, self.listener)
+        kept = choose(ahead.scores, self.config)
+        original = self.config.position_ids == "original"
+        result = yield Read(
+            prompt[kept], positions=kept if original else None, next_position=len(prompt) if original else None
+        )
         result.kept = Kept(prompt=kept)
         return result
+
+
+def ask(prompt: torch.Tensor, request: Request, config: SpecPCConfig, by: str = "draft") -> LookAhead:
+    """Steps 1 and 2: the lookahead whose attention over the prompt is recorded."""
+    listen = Listen(
+        config.window_size,
+        config.starting_layer_index,
+        config.reduction_type,
+        weighted_query=config.weighted_query,
+    )
+    return LookAhead(prompt, config.lookahead_tokens or request.max_new_tokens, listen, by)
 
 
 def choose(scores: torch.Tensor, config: SpecPCConfig) -> torch.Tensor:

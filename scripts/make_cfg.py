@@ -230,7 +230,53 @@ def _leaves(folder: str, tasks: Iterable[str], budgets: Sequence[int], nested: b
     return files
 
 
+def compare() -> dict[str, dict]:
+    """Every method on the built-in pair, RULER at 2048 and 4096 tokens, at four budgets.
+
+    Windows are the published 32 and 64 halved, since the smallest budget is 64; all prefills are dense, so that equal
+    ones are shared. What is not said here are the methods' own defaults.
+    """
+    kv, pc = {"window_size": 16}, {"window_size": 32}
+    speckv = {**kv, "prefill_window_size": None, "prefill_vertical_size": None}
+    specpc = {**pc, "kernel_size": 32, "neighbor_tokens": 32, "starting_layer_index": 1, "lookahead_tokens": 1}
+    settings: dict[str, dict] = {
+        **dict.fromkeys(("streaming_llm", "tova", "keydiff", "expected_attention"), {}),
+        **dict.fromkeys(("random_kv", "snapkv", "pyramidkv", "ada_snapkv", "h2o"), kv),
+        "laq": {"first_window_size": 16},
+        **dict.fromkeys(("speckv", "ada_speckv", "pyramid_speckv"), speckv),
+        **dict.fromkeys(("oracle_lookahead", "random_lookahead", "dummy_lookahead"), speckv),
+        **dict.fromkeys(("specpc", "specpc_oracle"), specpc),
+        "speckvpc": {
+            "specpc_config": {**specpc, "lookahead_tokens": 20, "max_capacity_prompt": 1024},
+            "speckv_config": speckv,
+        },
+        "speculative_prefill": {},
+        "random_prompt": pc,
+    }
+    methods = {name: Method({"sparse_type": name, **sparse}, (64, 128, 256, 512)) for name, sparse in settings.items()}
+    for cut in ("head", "middle", "tail"):
+        methods[f"truncation_{cut}"] = Method({"sparse_type": "truncation", "cut": cut}, (64, 128, 256, 512))
+    methods |= {name: Method({"sparse_type": name}) for name in ("full", "draft_only")}
+    methods["minference"] = Method({"sparse_type": "minference", "vertical_size": 128, "slash_size": 512})
+    model = {"dtype": "float32", "attn_implementation": "sdpa"}
+    files: dict[str, dict] = {
+        "compare/_base.yaml": {
+            f"{role}_model": {"model_name_or_path": f"data/tiny_pair/{role}", **model} for role in ("target", "draft")
+        }
+    }
+    for length in (2048, 4096):
+        ruler = {"dataset_name": "ruler", "seq_len": length, "num_samples": 50, "haystack": "builtin"}
+        files[f"compare/{length}/_base.yaml"] = {"base": "../_base.yaml", "dataset": ruler}
+        for name, method in methods.items():
+            folder = f"compare/{length}/{name}"
+            files[f"{folder}/_base.yaml"] = {"base": "../_base.yaml", "sparse_config": method.sparse}
+            files |= _leaves(folder, (*NIAH, "vt", "cwe", "fwe"), method.budgets, "speckv_config" in method.sparse)
+    return files
+
+
 TREES = {"demo": demo, "paper": paper, "baselines": baselines}
+ON_DEMAND = {"compare": compare}
+"""Trees that are too large to keep in the repository: written by naming them."""
 
 
 def render(content: dict) -> str:
@@ -243,7 +289,7 @@ def render(content: dict) -> str:
 
 def write_tree(name: str, root: Path = CFG) -> int:
     """Write one tree below `root` and delete its .yaml files that left the grid. Returns the number of files."""
-    files = {root / path: render(content) for path, content in TREES[name]().items()}
+    files = {root / path: render(content) for path, content in (TREES | ON_DEMAND)[name]().items()}
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -255,8 +301,12 @@ def write_tree(name: str, root: Path = CFG) -> int:
 
 def main() -> int:
     """The command line."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    for name in TREES:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trees", nargs="*", default=list(TREES), metavar="TREE", help=", ".join(TREES | ON_DEMAND))
+    trees = parser.parse_args().trees
+    if unknown := set(trees) - set(TREES | ON_DEMAND):
+        parser.error(f"no tree is called {', '.join(sorted(unknown))}; there are {', '.join(TREES | ON_DEMAND)}")
+    for name in trees:
         print(f"cfg/{name}: {write_tree(name)} files")
     return 0
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from draft_approx_llm import config_from_dict, patch_model
 from draft_approx_llm.lookahead import look_ahead
+from draft_approx_llm.specpc import ask
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = [
@@ -66,9 +67,10 @@ def test_prompt_scores_equal_the_reference(pairs, family, case):
     _, draft = pairs(family)
     config = config_from_dict(case["sparse_config"])
     config = getattr(config, "specpc_config", config)
-    (found,) = look_ahead(
-        draft, [torch.tensor(case["input_ids"][0], device=DEVICE)], config.lookahead_tokens, (), config
-    )
+    prompt = torch.tensor(case["input_ids"][0], device=DEVICE)
+    asked = ask(prompt, None, config)
+    (longest,) = look_ahead(draft, [prompt], [asked.n_tokens], (), [[asked.listen]])
+    found = longest.first(asked.n_tokens, asked.listen)
     recorded = torch.tensor(case["specpc"][0]["score"][0], device=DEVICE)
     if config.reduction_type == "mean":
         # The reference sums, which ranks like a mean.

@@ -7,8 +7,18 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from draft_approx_llm import FullConfig, SpecKVConfig, SpecKVPCConfig, SpecPCConfig, patch_model, unpatch_model
+import baselines
+from draft_approx_llm import (
+    FullConfig,
+    SpecKVConfig,
+    SpecKVPCConfig,
+    SpecPCConfig,
+    config_from_dict,
+    patch_model,
+    unpatch_model,
+)
 from draft_approx_llm.method import Request
+from draft_approx_llm.reading import read_prompts
 from draft_approx_llm.timing import Timer
 
 N, NEW = 120, 8
@@ -30,8 +40,29 @@ def specpc(capacity, **changes):
     return SpecPCConfig(**{**settings, **changes})
 
 
+# Baselines that drop KV pairs, by their own name and with small windows for small prompts.
+WINDOWED = ("snapkv", "pyramidkv", "ada_snapkv", "h2o", "random_kv", "laq")
+WINDOWLESS = ("streaming_llm", "tova", "keydiff", "expected_attention")
+LOOKAHEAD = ("ada_speckv", "pyramid_speckv", "oracle_lookahead", "random_lookahead", "dummy_lookahead")
+RAGGED = ("ada_snapkv", "ada_speckv", "speckv_pyramid_adaptive")
+
+
+def baseline(name, capacity, **changes):
+    baselines.load(name)
+    settings = {"sparse_type": name, "max_capacity_prompt": capacity, **changes}
+    if name not in WINDOWLESS:
+        settings["window_size"] = 8
+    if name in LOOKAHEAD:
+        settings |= {"lookahead_tokens": 5, "kernel_size": 5}
+    if name == "laq":
+        settings |= {"first_window_size": 12, "lookahead_tokens": 3}
+    return config_from_dict(settings)
+
+
 def methods(pc_capacity, kv_capacity):
     return {
+        **{name: baseline(name, kv_capacity) for name in (*WINDOWED, *WINDOWLESS, *LOOKAHEAD)},
+        "speckv_pyramid_adaptive": speckv(kv_capacity, allocation="pyramid_adaptive"),
         "full": FullConfig(),
         "speckv": speckv(kv_capacity),
         "speckv_mean": speckv(kv_capacity, reduction_type="mean", pool_type="mean", lookahead_tokens=None),
@@ -94,7 +125,8 @@ def test_a_batch_equals_its_rows(pair, name):
 def same_kept(one, other):
     def as_lists(kept):
         prompt_positions = None if kept.prompt is None else kept.prompt.tolist()
-        return prompt_positions, None if kept.cache is None else [layer.tolist() for layer in kept.cache]
+        cache = [] if kept.cache is None else kept.cache
+        return prompt_positions, [[head.tolist() for head in layer] for layer in cache]
 
     return as_lists(one) == as_lists(other)
 
@@ -132,7 +164,8 @@ class Masking:
         length = key.shape[2]
         seen = torch.zeros(key.shape[1], length, dtype=torch.bool, device=DEVICE)
         seen[:, self.n - 1 :] = True  # the last prompt token and everything after it
-        seen.scatter_(1, self.kept[module.layer_idx], True)
+        for head, positions in enumerate(self.kept[module.layer_idx]):
+            seen[head, positions] = True
         window = kwargs.get("sliding_window")
         if window is not None:
             seen[:, : max(0, length - window)] = False
@@ -140,10 +173,17 @@ class Masking:
         return sdpa_attention_forward(module, query, key, value, seen, **kwargs)
 
 
-@pytest.mark.parametrize("changes", [{}, {"reduction_type": "mean", "pool_type": None}, {"window_size": 20}])
-def test_dropping_equals_masking(pair, changes):
+MASKED = {
+    **{name: method for name, method in DROPPING.items() if name not in ("full", "speckv_sparse") and "pc" not in name},
+    "unpooled": speckv(32, reduction_type="mean", pool_type=None),
+    "window": speckv(32, window_size=20),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_dropping_equals_masking(pair, name):
     target, draft = pair
-    patch_model(target, draft, speckv(32, **changes))
+    patch_model(target, draft, MASKED[name])
     ids = prompt(N, 5)
     got = run(target, ids, output_logits=True)
     unpatch_model(target)
@@ -171,16 +211,16 @@ def test_memory_really_shrinks(family):
     target, draft = tiny_pair(family)
     capacity, config = 32, target.config
     method = speckv(capacity).build()
-    request = Request([prompt(N, 6)[0]], NEW, (), Timer(DEVICE))
+    request = Request(NEW, (), target, Timer(DEVICE))
     with torch.no_grad():
-        (result,) = method.prefill(target, draft, request)
+        (result,) = read_prompts(target, draft, [method], [prompt(N, 6)[0]], request)
     head_bytes = config.num_key_value_heads * config.head_dim * 4 * 2 if family != "phi3" else 2 * 16 * 4 * 2
     layers = config.num_hidden_layers
-    # The budget, and the last prompt token, which was fed again.
+    # The budget; the last prompt token is yet to be fed again.
     for layer in result.cache.layers:
-        assert layer.keys.shape[-2] == layer.values.shape[-2] == capacity + 1
+        assert layer.keys.shape[-2] == layer.values.shape[-2] == capacity
         held = layer.keys.untyped_storage().nbytes() + layer.values.untyped_storage().nbytes()
-        assert held == (capacity + 1) * head_bytes
+        assert held == capacity * head_bytes
     assert result.stats["kept_tokens"] == capacity
     assert result.stats["cache_bytes"] == layers * capacity * head_bytes
     one_full_layer = (N + 5) * head_bytes
@@ -298,3 +338,72 @@ def test_lookahead_null_means_max_new_tokens(llama_pair):
     ):
         patch_model(target, draft, config)
         assert run(target, prompt(N, 6), max_new_tokens=11).stats[0]["lookahead_tokens"] == 11
+
+
+@pytest.mark.parametrize("name", RAGGED)
+def test_ragged_memory_is_what_is_kept(llama_pair, name):
+    target, draft = llama_pair
+    request = Request(NEW, (), target, Timer(DEVICE))
+    with torch.no_grad():
+        (result,) = read_prompts(target, draft, [DROPPING[name].build()], [prompt(N, 6)[0]], request)
+    config = target.config
+    sizes = [[len(head) for head in layer] for layer in result.kept.cache]
+    assert any(len(set(layer)) > 1 for layer in sizes)  # heads do differ
+    assert sum(map(sum, sizes)) == 32 * config.num_hidden_layers * config.num_key_value_heads
+    assert result.stats["kept_tokens"] == 32
+    for layer, heads in zip(result.cache.layers, sizes, strict=True):
+        assert layer.nbytes() == sum(heads) * config.head_dim * 4 * 2
+    assert result.stats["cache_bytes"] == sum(map(sum, sizes)) * config.head_dim * 4 * 2
+
+
+@pytest.mark.parametrize("name", [name for name in DROPPING if name not in ("full", "specpc", "specpc_original")])
+def test_every_method_keeps_the_budget(llama_pair, name):
+    target, draft = llama_pair
+    patch_model(target, draft, DROPPING[name])
+    output = run(target, prompt(N, 6))
+    assert output.stats[0]["kept_tokens"] == 32
+    heads, layers = target.config.num_key_value_heads, target.config.num_hidden_layers
+    kept = output.kept[0].cache
+    assert sum(len(head) for layer in kept for head in layer) == 32 * heads * layers
+    for layer in kept:
+        for head in layer:
+            assert head.tolist() == sorted(set(head.tolist()))
+            assert 0 <= int(head[0]) and int(head[-1]) < N - 1
+
+
+def test_several_methods_together_equal_each_alone(pair):
+    target, draft = pair
+    configs = list(DROPPING.values())
+    prompts = [prompt(N, 1), prompt(N - 27, 2)]
+    rows = [one for one in prompts for _ in configs]
+    patch_model(target, draft, configs)
+    together = run(target, *left_padded(rows), output_logits=True)
+    for i, config in enumerate(configs):
+        patch_model(target, draft, config)
+        for j, one in enumerate(prompts):
+            row = j * len(configs) + i
+            alone = run(target, one, output_logits=True)
+            assert together.output_ids[row].tolist() == alone.output_ids[0].tolist()
+            logits = torch.stack(together.logits)[:, row], torch.stack(alone.logits)[:, 0]
+            torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+            assert together.stats[row] == alone.stats[0]
+            assert same_kept(together.kept[row], alone.kept[0])
+
+
+def test_equal_work_is_done_once(llama_pair, monkeypatch):
+    target, draft = llama_pair
+    lengths = {id(target): [], id(draft): []}
+    forward = type(target).forward
+
+    def counted(self, input_ids=None, **kwargs):
+        lengths[id(self)].append(input_ids.shape[1])
+        return forward(self, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(type(target), "forward", counted)
+    names = ("full", "snapkv", "h2o", "tova", "ada_snapkv", "speckv", "ada_speckv", "pyramid_speckv", "specpc")
+    configs = [DROPPING[name] for name in names] + [baseline("snapkv", 48), speckv(48)]
+    patch_model(target, draft, configs)
+    run(target, *left_padded([prompt(N, 1)] * len(configs)), max_new_tokens=2)
+    # The prompt, the prompt and the draft's lookahead, and what SpecPC keeps.
+    assert sorted(n for n in lengths[id(target)] if n > 1) == [64, N, N + 5]
+    assert lengths[id(draft)] == [N, 1, 1, 1, 1]
