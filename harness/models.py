@@ -195,25 +195,28 @@ class Answerer:
             pad_token_id=self.pad,
             eos_token_id=stops or None,
         )
-        cleans_up = sample.clean_up_tokenization_spaces
-        if cleans_up is None:
-            cleans_up = self.tokenizer.clean_up_tokenization_spaces
         seconds = {phase: value / len(prompts) for phase, value in out.timings.items()}
         answers = []
         for row, stats in zip(out.output_ids.tolist(), out.stats, strict=True):
             # what follows the first stop is padding
             end = next((at + 1 for at, token in enumerate(row) if token in stops), len(row))
-            text = self.tokenizer.decode(row[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            # not by decode: transformers 5 ignores the setting for BPE, and published numbers were decoded with it
-            if cleans_up:
-                text = self.tokenizer.clean_up_tokenization(text)
-            answers.append(Answer(text, end, dict(stats), seconds))
+            answers.append(Answer(decode(self.tokenizer, sample, row[:end]), end, dict(stats), seconds))
         return answers
 
 
 def encode(tokenizer: Any, sample: Sample) -> list[int]:
     """A sample's prompt as token ids."""
     return tokenizer(sample.prompt, add_special_tokens=sample.add_special_tokens)["input_ids"]
+
+
+def decode(tokenizer: Any, sample: Sample, ids: Sequence[int]) -> str:
+    """An answer's token ids as the text that is scored."""
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    cleans_up = sample.clean_up_tokenization_spaces
+    if cleans_up is None:
+        cleans_up = tokenizer.clean_up_tokenization_spaces
+    # not by decode: transformers 5 ignores the setting for BPE, and published numbers were decoded with it
+    return tokenizer.clean_up_tokenization(text) if cleans_up else text
 
 
 def free_memory() -> None:

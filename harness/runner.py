@@ -117,12 +117,12 @@ class Runner:
             missing = data.missing(writer)
             self.bar.total += len(missing) - (self.plan.samples_left(run) or 0)  # what the plan could only guess
             writer.keep_prompt(data.samples[0].prompt)
-            too_long = self._too_long(run, missing, data)
+            why = too_long(run, missing, data, self.pool)
         except (ResultsError, ModelError) as exc:
             self._fail(run, str(exc))
             return None
-        if too_long:
-            self._fail(run, too_long)
+        if why:
+            self._fail(run, why)
             return None
         return Branch(run, writer, {sample.index for sample in missing})
 
@@ -149,23 +149,24 @@ class Runner:
         else:
             self.report.finished.append(run.name)
 
-    def _too_long(self, run: Run, missing: Sequence[Sample], data: Samples) -> str | None:
-        """Why a sample cannot fit its models' positions, or None."""
-        for spec in _readers_of_prompt(run):
-            positions = self.pool.positions(spec)
-            for sample in missing:
-                tokens = len(data.ids(sample))
-                if positions and not sample.may_exceed_positions and tokens + sample.max_new_tokens > positions:
-                    return (
-                        f"sample {sample.index} has {tokens} prompt tokens and {sample.max_new_tokens} to generate, "
-                        f"more than the {positions} positions of {spec.label}. "
-                        f"In the configuration, {run.benchmark.length_option}; or take another model"
-                    )
-        return None
-
     def _fail(self, run: Run, why: str) -> None:
         # the bar cannot know what the run would have taken: it stays short of its end, as the sweep does
         self.report.failures[run.name] = why
+
+
+def too_long(run: Run, missing: Sequence[Sample], data: Samples, pool: ModelPool) -> str | None:
+    """Why a sample cannot fit its models' positions, or None."""
+    for spec in _readers_of_prompt(run):
+        positions = pool.positions(spec)
+        for sample in missing:
+            tokens = len(data.ids(sample))
+            if positions and not sample.may_exceed_positions and tokens + sample.max_new_tokens > positions:
+                return (
+                    f"sample {sample.index} has {tokens} prompt tokens and {sample.max_new_tokens} to generate, "
+                    f"more than the {positions} positions of {spec.label}. "
+                    f"In the configuration, {run.benchmark.length_option}; or take another model"
+                )
+    return None
 
 
 def batches(
