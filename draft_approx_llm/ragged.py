@@ -225,8 +225,8 @@ def can_use_varlen(query: torch.Tensor, limited: bool) -> bool:
 def varlen_kernel() -> Callable[..., tuple[torch.Tensor, torch.Tensor]] | None:
     """torch's own variable-length kernel, or that of the package flash-attn, or None.
 
-    Called with query [Tq, 1, D], keys and values [Tk, 1, D], where sequences end [n + 1] int32 in either, the most queries
-    and the most keys of one, and the scaling; it returns the output [Tq, 1, D] and the log-sum-exps of Tq queries.
+    Called with query [Tq, 1, D], keys and values [Tk, 1, D], the cumulative lengths of sequences [n + 1] int32 in both,
+    the longest in both, and the scaling; returns the output [Tq, 1, D] and log-sum-exps of Tq queries.
     """
     try:
         from torch.nn.attention.varlen import AuxRequest, varlen_attn
