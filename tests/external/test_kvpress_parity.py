@@ -1,7 +1,7 @@
 """Our methods keep what kvpress's presses keep, at the same hyperparameters, on random models.
 
-kvpress counts the last prompt token; here it is read again after the dropping and is not counted. So a window of W and a
-budget of C here are W + 1 and C + 1 there, and its set is ours and the last token.
+kvpress counts the last prompt token; here it is read again after the dropping and is not counted. So a window of W and
+a budget of C here are W + 1 and C + 1 there, and its set is ours and the last token.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def test_the_same_positions_are_kept(folder, tmp_path, environment, name):
 @pytest.mark.peers
 @pytest.mark.parametrize("name", UNEQUAL)
 def test_known_differences_are_small_and_the_budget_is_the_same(folder, tmp_path, environment, name, record_property):
-    """Ada-KV: kvpress's floor counts the window. PyramidKV: kvpress may fall back to even shares, and rounds each layer."""
+    """Ada-KV: kvpress's floor counts the window. PyramidKV: kvpress may fall back to even shares, and rounds."""
     settings, press, press_args = UNEQUAL[name]
     ids = torch.randint(1, 128, (N,), generator=torch.Generator().manual_seed(7)).tolist()
     cases = [{"press": press, "press_args": press_args, "kept": budget + 1, "ids": ids} for budget in BUDGETS]

@@ -368,7 +368,7 @@ def test_every_method_keeps_the_budget(llama_pair, name):
     for layer in kept:
         for head in layer:
             assert head.tolist() == sorted(set(head.tolist()))
-            assert 0 <= int(head[0]) and int(head[-1]) < N - 1
+            assert int(head[0]) >= 0 and int(head[-1]) < N - 1
 
 
 def test_several_methods_together_equal_each_alone(pair):
