@@ -1,6 +1,6 @@
 """Every method on the built-in pair, RULER at 2048 and 4096 tokens, four budgets: python scripts/compare.py --processes 8
 
-Writes cfg/compare (scripts/make_cfg.py), runs it by several eval.py side by side (a data set at a time, all its runs on one
+Writes sweeps/compare (scripts/make_cfg.py), runs it by several eval.py side by side (a data set at a time, all its runs on one
 prefill) and ends with eval.py's table over everything. It can be stopped and started again as any sweep.
 """
 
@@ -28,8 +28,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only data sets whose name has this in it, such as 2048/vt")
     args = parser.parse_args()
     subprocess.run([sys.executable, ROOT / "scripts/make_cfg.py", "compare"], check=True)
-    leaves = sorted((ROOT / "cfg/compare").rglob("*/[!_]*.yaml"))
-    sets = sorted({f"{leaf.relative_to(ROOT / 'cfg/compare').parts[0]}/{leaf.stem}" for leaf in leaves})
+    leaves = sorted((ROOT / "sweeps/compare").rglob("*/[!_]*.yaml"))
+    sets = sorted({f"{leaf.relative_to(ROOT / 'sweeps/compare').parts[0]}/{leaf.stem}" for leaf in leaves})
     sets = [name for name in sets if args.only in name]
     common = ["--output", str(args.output), "--branches", str(args.branches), "--set", f"batch_size={args.batch_size}"]
     common += ["--limit", str(args.limit)] if args.limit else []
@@ -37,7 +37,7 @@ def main() -> int:
 
     def patterns(name: str) -> list[str]:
         length, _, task = name.partition("/")
-        return [f"cfg/compare/{length}/**/{task}.yaml"]
+        return [f"sweeps/compare/{length}/**/{task}.yaml"]
 
     def run(name: str) -> None:
         start, log = time.monotonic(), args.output / f"compare_{name.replace('/', '_')}.log"

@@ -1,4 +1,4 @@
-"""Write the trees of experiments under cfg/ from their grids: python scripts/make_cfg.py
+"""Write the trees of experiments from their grids: python scripts/make_cfg.py [TREE ...]
 
 A test holds the trees to what this writes: change the grid here, run this, commit both.
 """
@@ -21,6 +21,7 @@ from data.longbench.tasks import PAPER_TASKS  # noqa: E402
 from data.ruler.tasks import TASKS as RULER_TASKS  # noqa: E402
 
 CFG = ROOT / "cfg"
+SWEEPS = ROOT / "sweeps"
 COMMENT = "#"
 """The key of a file's comment, which becomes its first line."""
 
@@ -276,7 +277,7 @@ def compare() -> dict[str, dict]:
 
 TREES = {"demo": demo, "paper": paper, "baselines": baselines}
 ON_DEMAND = {"compare": compare}
-"""Trees that are too large to keep in the repository: written by naming them."""
+"""Trees that are too large to keep in the repository: written below sweeps/ by naming them."""
 
 
 def render(content: dict) -> str:
@@ -307,7 +308,8 @@ def main() -> int:
     if unknown := set(trees) - set(TREES | ON_DEMAND):
         parser.error(f"no tree is called {', '.join(sorted(unknown))}; there are {', '.join(TREES | ON_DEMAND)}")
     for name in trees:
-        print(f"cfg/{name}: {write_tree(name)} files")
+        root = CFG if name in TREES else SWEEPS
+        print(f"{(root / name).relative_to(ROOT)}: {write_tree(name, root)} files")
     return 0
 
 

@@ -197,7 +197,8 @@ class HarnessTestConfig(MethodConfig):
     config = read(write("cfg/a.yaml", sparse_config={"sparse_type": "harness_test"}))
     assert config.resolved["sparse_config"] == {"sparse_type": "harness_test", "sinks": 4}
     text = problems(write("cfg/a.yaml", sparse_config={"sparse_type": "harness_tst"}))
-    assert "unknown method 'harness_tst'. Did you mean 'harness_test'? Valid: draft_only, full, harness_test, " in text
+    assert "unknown method 'harness_tst'. Did you mean 'harness_test'? Valid: " in text
+    assert all(f" {name}," in text for name in ("draft_only", "full", "harness_test"))
 
 
 def test_overrides_are_yaml_and_reach_any_depth(write):
