@@ -97,16 +97,30 @@ def prefill(model: Any, press: kvpress.BasePress, ids: torch.Tensor, look: Any) 
     return cache
 
 
-def cache_bytes(cache: DynamicCache) -> int:
-    """Bytes of all keys and values held."""
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if layer.is_initialized)
+def cache_bytes(cache: DynamicCache, model: Any = None) -> int:
+    """Bytes of all keys and values held. With a model, those that a press masked there are left out."""
+    shares = masked_shares(model, cache) if model else [0.0] * len(cache.layers)
+    return round(
+        sum(
+            (layer.keys.nbytes + layer.values.nbytes) * (1 - share)
+            for layer, share in zip(cache.layers, shares, strict=True)
+            if layer.is_initialized
+        )
+    )
 
 
 def kept_tokens(model: Any, cache: DynamicCache) -> float:
-    """KV entries a head, mean over layers and heads; entries that a head-wise press masks do not count."""
-    counts = []
-    for module, layer in zip(attention_layers(model), cache.layers, strict=True):
-        _, heads, length, _ = layer.keys.shape
-        masked = getattr(module, "masked_key_indices", None)
-        counts.append(length - (0 if masked is None else len(masked[0]) / heads))
+    """KV entries a head, mean over layers and heads; those that a press masks do not count."""
+    shares = masked_shares(model, cache)
+    counts = [layer.keys.shape[2] * (1 - share) for layer, share in zip(cache.layers, shares, strict=True)]
     return sum(counts) / len(counts)
+
+
+def masked_shares(model: Any, cache: DynamicCache) -> list[float]:
+    """The share of each layer's entries that a head-wise press masks: they are held, and not attended to."""
+    shares = []
+    for module, layer in zip(attention_layers(model), cache.layers, strict=True):
+        masked = getattr(module, "masked_key_indices", None)
+        _, heads, length, _ = layer.keys.shape
+        shares.append(0.0 if masked is None else len(masked[0]) / (heads * length))
+    return shares
