@@ -98,7 +98,8 @@ def _nearest(key: str, valid: Any) -> str:
     return f" Did you mean {close[0]!r}?" if close else f" Valid: {', '.join(sorted(valid))}."
 
 
-def _check_int(config: MethodConfig, name: str, minimum: int, optional: bool = False) -> None:
+def check_int(config: MethodConfig, name: str, minimum: int, optional: bool = False) -> None:
+    """A whole number of at least `minimum` (or None if `optional`), else ValueError."""
     value = getattr(config, name)
     if optional and value is None:
         return
@@ -109,16 +110,17 @@ def _check_int(config: MethodConfig, name: str, minimum: int, optional: bool = F
         raise ValueError(f"{name}: must be at least {minimum}, not {value}")
 
 
-def _check_choice(config: MethodConfig, name: str, choices: tuple[str | None, ...]) -> None:
+def check_choice(config: MethodConfig, name: str, choices: tuple[str | None, ...]) -> None:
+    """One of `choices`, else ValueError."""
     value = getattr(config, name)
     if value not in choices:
         shown = ", ".join("null" if choice is None else choice for choice in choices)
         raise ValueError(f"{name}: must be one of {shown}, not {value!r}")
 
 
-def _check_budget(config: Any, optional: bool = False) -> None:
+def check_budget(config: Any, optional: bool = False) -> None:
     """One of `max_capacity_prompt` and `budget_ratio`; neither only if `optional`."""
-    _check_int(config, "max_capacity_prompt", 1, optional=True)
+    check_int(config, "max_capacity_prompt", 1, optional=True)
     ratio = config.budget_ratio
     if ratio is None:
         if config.max_capacity_prompt is None and not optional:
@@ -138,7 +140,8 @@ def capacity_of(n: int, max_capacity_prompt: int | None, budget_ratio: float | N
     return max_capacity_prompt if budget_ratio is None else max(1, int(budget_ratio * n + 0.5))
 
 
-def _check_window(config: KVConfig | SpecPCConfig) -> None:
+def check_window(config: KVConfig | SpecPCConfig) -> None:
+    """A window smaller than the budget that includes it, else ValueError."""
     if config.max_capacity_prompt is not None and config.window_size >= config.max_capacity_prompt:
         raise ValueError(
             f"window_size: {config.window_size} leaves no room in max_capacity_prompt {config.max_capacity_prompt}, "
@@ -215,21 +218,21 @@ class KVConfig(MethodConfig):
     prefill_vertical_size: int | None = None
 
     def __post_init__(self) -> None:
-        _check_budget(self, optional=self._budget_is_optional)
-        _check_int(self, "window_size", 0)
-        _check_int(self, "sink_size", 0)
-        _check_int(self, "kernel_size", 1)
-        _check_int(self, "pyramid_beta", 1)
-        _check_int(self, "seed", 0)
-        _check_int(self, "lookahead_tokens", 1, optional=True)
-        _check_int(self, "prefill_window_size", 1, optional=True)
-        _check_int(self, "prefill_vertical_size", 1, optional=True)
-        _check_choice(self, "queries", QUERIES)
-        _check_choice(self, "pool_type", ("max", "mean", None))
-        _check_choice(self, "reduction_type", ("max", "mean"))
-        _check_choice(self, "head_reduction", ("group", "layer"))
-        _check_choice(self, "allocation", ALLOCATIONS)
-        _check_window(self)
+        check_budget(self, optional=self._budget_is_optional)
+        check_int(self, "window_size", 0)
+        check_int(self, "sink_size", 0)
+        check_int(self, "kernel_size", 1)
+        check_int(self, "pyramid_beta", 1)
+        check_int(self, "seed", 0)
+        check_int(self, "lookahead_tokens", 1, optional=True)
+        check_int(self, "prefill_window_size", 1, optional=True)
+        check_int(self, "prefill_vertical_size", 1, optional=True)
+        check_choice(self, "queries", QUERIES)
+        check_choice(self, "pool_type", ("max", "mean", None))
+        check_choice(self, "reduction_type", ("max", "mean"))
+        check_choice(self, "head_reduction", ("group", "layer"))
+        check_choice(self, "allocation", ALLOCATIONS)
+        check_window(self)
         if self.max_capacity_prompt is not None and self.window_size + self.sink_size > self.max_capacity_prompt:
             raise ValueError(
                 f"sink_size: {self.sink_size} and window_size {self.window_size} leave no room in max_capacity_prompt "
@@ -299,7 +302,7 @@ class SpecKVConfig(KVConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_int(self, "window_size", 1)
+        check_int(self, "window_size", 1)
 
     @property
     def _budget_is_optional(self) -> bool:
@@ -322,12 +325,14 @@ class SpecPCConfig(MethodConfig):
         weighted_query: scale the window's rows by linspace(0, 1), so that later queries count more.
         position_ids: "contiguous" (the paper: the kept tokens are read as an ordinary prompt) or "original" (they
             keep their places, as comparable systems do).
+        budget_ratio: instead of max_capacity_prompt (make that null), the share of the prompt's tokens that is read. A
+            budget by ratio no larger than the window is all window.
     """
 
     sparse_type: ClassVar[str] = "specpc"
     needs_draft: ClassVar[bool] = True
 
-    max_capacity_prompt: int = 1024
+    max_capacity_prompt: int | None = 1024
     window_size: int = 64
     pool_type: str | None = "max"
     kernel_size: int = 64
@@ -337,24 +342,29 @@ class SpecPCConfig(MethodConfig):
     starting_layer_index: int = 8
     weighted_query: bool = True
     position_ids: str = "contiguous"
+    budget_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        _check_int(self, "max_capacity_prompt", 1)
-        _check_int(self, "window_size", 1)
-        _check_int(self, "kernel_size", 1)
-        _check_int(self, "lookahead_tokens", 1, optional=True)
-        _check_int(self, "neighbor_tokens", 0, optional=True)
-        _check_int(self, "starting_layer_index", 0)
-        _check_choice(self, "pool_type", ("max", "mean", None))
-        _check_choice(self, "reduction_type", ("max", "mean"))
-        _check_choice(self, "position_ids", ("contiguous", "original"))
+        check_budget(self)
+        check_int(self, "window_size", 1)
+        check_int(self, "kernel_size", 1)
+        check_int(self, "lookahead_tokens", 1, optional=True)
+        check_int(self, "neighbor_tokens", 0, optional=True)
+        check_int(self, "starting_layer_index", 0)
+        check_choice(self, "pool_type", ("max", "mean", None))
+        check_choice(self, "reduction_type", ("max", "mean"))
+        check_choice(self, "position_ids", ("contiguous", "original"))
         if not isinstance(self.weighted_query, bool):
             raise ValueError(f"weighted_query: must be true or false, not {self.weighted_query!r}")
-        _check_window(self)
+        check_window(self)
 
     @property
     def first_draft_layer(self) -> int:
         return self.starting_layer_index
+
+    def capacity(self, n: int) -> int:
+        """Tokens that the target reads of a prompt of n tokens, at most."""
+        return capacity_of(n, self.max_capacity_prompt, self.budget_ratio)
 
     def build(self) -> Method:
         from draft_approx_llm.specpc import SpecPC

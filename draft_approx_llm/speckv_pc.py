@@ -22,11 +22,11 @@ class SpecKVPC(Method):
     def steps(self, prompt, request):
         pc, n = self.config.specpc_config, len(prompt)
         wanted = pc.lookahead_tokens or request.max_new_tokens
-        if n <= pc.max_capacity_prompt and not self.speckv.acts_on(n, wanted):
+        if n <= pc.capacity(n) and not self.speckv.acts_on(n, wanted):
             return (yield Read(prompt))
         ahead = yield ask(prompt, request, pc)
         kept = torch.arange(n, device=prompt.device)
-        if n > pc.max_capacity_prompt:
+        if n > pc.capacity(n):
             kept = choose(ahead.scores, pc)
         positions = kept if pc.position_ids == "original" else None
         if not self.speckv.acts_on(len(kept), len(ahead.tokens)):

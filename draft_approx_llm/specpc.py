@@ -23,7 +23,7 @@ class SpecPC(Method):
         check_listened_layer(self.config.starting_layer_index, listener, self.listener)
 
     def steps(self, prompt, request):
-        if len(prompt) <= self.config.max_capacity_prompt:
+        if len(prompt) <= self.config.capacity(len(prompt)):
             return (yield Read(prompt))
         ahead = yield ask(prompt, request, self.config, self.listener)
         kept = choose(ahead.scores, self.config)
@@ -50,4 +50,5 @@ def choose(scores: torch.Tensor, config: SpecPCConfig) -> torch.Tensor:
     """Steps 3 to 5: importance [N], N above the capacity, to the sorted positions [C] that the target reads."""
     neighbours = config.kernel_size if config.neighbor_tokens is None else config.neighbor_tokens
     pooled = pool(scores, config.pool_type, config.kernel_size)
-    return keep_prompt(pooled, config.max_capacity_prompt, config.window_size, neighbours)
+    capacity = config.capacity(len(scores))
+    return keep_prompt(pooled, capacity, min(config.window_size, capacity), neighbours)

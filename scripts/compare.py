@@ -1,7 +1,7 @@
-"""Every method on the built-in pair, RULER at 2048 and 4096 tokens, four budgets: python scripts/compare.py --processes 8
+"""Every method on the built-in pair, RULER at two lengths, four budgets: python scripts/compare.py --processes 8
 
-Writes sweeps/compare (scripts/make_cfg.py), runs it by several eval.py side by side (a data set at a time, all its runs on one
-prefill) and ends with eval.py's table over everything. It can be stopped and started again as any sweep.
+Writes sweeps/compare (scripts/make_cfg.py), runs it by several eval.py side by side (a data set at a time, all its runs
+on one prefill) and ends with eval.py's table over everything. It can be stopped and started again as any sweep.
 """
 
 from __future__ import annotations
