@@ -22,6 +22,7 @@ import eval as cli
 from data import get_benchmark
 from data.benchmark import Sample
 from data.builtin.prose import essay
+from draft_approx_llm.configs import SpecPCConfig
 from harness.config import REPOSITORY, ConfigReader
 from harness.models import Answerer, ModelError, ModelPool, encode
 
@@ -193,6 +194,17 @@ def test_runs_that_are_answered_together_predict_what_each_does_alone(tree, monk
                 assert here[key] == there[key], (name, key)
     assert len({rows(name)[0]["prediction"] for name in names}) > 3  # a row with another's answer would show
     assert {row["branches"] for name in names for row in rows(name)} == {1, 4}
+
+
+def test_a_method_that_cannot_be_built_fails_its_own_run(tree, monkeypatch, capsys):
+    def build(self):
+        raise ImportError("pip install its-package")
+
+    monkeypatch.setattr(SpecPCConfig, "build", build)
+    assert cli.main(["--cfg", "cfg/full/fwe.yaml", "cfg/specpc/fwe.yaml", "cfg/speckv/fwe.yaml", "--limit", "1"]) == 1
+    assert "results/specpc/fwe: ImportError: pip install its-package" in capsys.readouterr().err
+    assert len(rows("full/fwe")) == len(rows("speckv/fwe")) == 1
+    assert rows("specpc/fwe") == []
 
 
 def test_a_run_predicts_what_transformers_does(tree, pair):

@@ -108,6 +108,17 @@ def test_runs_go_on_where_each_of_them_stopped(tree, write):
     assert (Path("results/full/predictions.jsonl").stat().st_mtime_ns, rows("full")) == done
 
 
+def test_a_batch_holds_samples_that_the_same_runs_miss(tree, evenly):
+    run(toy.ToyPool())
+    for method, lost in {"speckv": {0, 2, 4}, "specpc": {2, 4, 6}}.items():
+        folder = Path("results") / method
+        kept = [row for row in rows(method) if row["index"] not in lost]
+        (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    pool = toy.ToyPool()
+    assert run(pool, changes={"batch_size": 4}).finished == ["speckv", "specpc"]
+    assert pool.calls == [([0], ["speckv"]), ([2, 4], ["speckv", "specpc"]), ([6], ["specpc"])]
+
+
 def test_one_readers_runs_and_one_batch_size_at_a_time(tree, write):
     write("cfg/draft.yaml", sparse_config={"sparse_type": "draft_only"})
     write("cfg/wide.yaml", batch_size=2)
@@ -226,12 +237,14 @@ def test_a_method_is_put_on_again_only_where_the_runs_change(tree):
     plan = make_plan(["cfg"], {}, Path("results"))
     pool = toy.ToyPool()
     data = load_samples(plan.runs[0], pool, None)
-    with Joint(pool, data) as joint:
+    with Joint(pool, data) as joint:  # leaves the models as they were
         for runs in (plan.runs[:2], plan.runs[:2], plan.runs[1:2], plan.runs[:2]):
             found = list(joint.answer(data.samples[:1], runs))
             assert [(run.name, row["prediction"]) for run, row in found] == [(run.name, "0") for run in runs]
-    full, specpc = (run.config.sparse_type for run in plan.runs[:2])
-    assert pool.loaded == [full, specpc, specpc, full, specpc]
+            assert pool.patches == 1
+    full, other = (run.config.sparse_type for run in plan.runs[:2])
+    assert pool.patches == 0
+    assert pool.loaded == [full, other, other, full, other]
 
 
 def test_chunks_keep_equal_prefills_together(write, monkeypatch):
@@ -260,6 +273,8 @@ def test_chunks_keep_equal_prefills_together(write, monkeypatch):
         "  1 data set x 9 runs in 3 chunks; a sample's prompt is prefilled 4 times instead of 9 "
         "(lookahead 2: 4 runs; lookahead 1: 3 runs; not shared: 2 runs)"
     ) in text
+    plan.branches = 32
+    assert "in 1 chunk; a sample's prompt is prefilled 4 times instead of 9 (" in describe(plan)
     plan.branches = 1
     assert "  1 data set x 9 runs in 9 chunks; no prefill is shared" in describe(plan)
 

@@ -274,6 +274,7 @@ def test_a_model_or_a_method_that_cannot_be_had_fails_its_runs_only(write, branc
     report = run(pool, branches=branches)
     assert report.finished == ["b", "c"]
     assert report.failures == {"a": "full does not fit"}
+    assert pool.refusals == ["full"]  # not asked again for every sample
     assert rows("a") == []
     assert {tuple(methods) for _, methods in pool.calls} <= {("speckv",), ("specpc",), ("speckv", "specpc")}
     assert (("speckv", "specpc") in {tuple(methods) for _, methods in pool.calls[1:]}) == (branches > 1)

@@ -91,6 +91,10 @@ class ToyPool:
         self.fail, self.limit, self.room, self.unfit = set(fail), positions, room, set(unfit)
         self.loaded: list[str] = []
         """Methods, as they were put on a model."""
+        self.refusals: list[str] = []
+        """Methods that did not fit, each time that they were tried on their own."""
+        self.patches = 0
+        """Of models that have one at present."""
         self.calls: list[tuple[list[int], list[str]]] = []
         """Samples and methods of each call, the failing ones too."""
         self.retained: list[tuple] = []
@@ -122,10 +126,16 @@ class ToyPool:
     @contextmanager
     def patched(self, configs):
         assert len({config.reader for config in configs}) == 1
-        if bad := self.unfit & {config.sparse_type for config in configs}:
+        methods = [config.sparse_type for config in configs]
+        if bad := self.unfit & set(methods):
+            self.refusals += methods if len(methods) == 1 else []
             raise ModelError(f"{bad.pop()} does not fit")
-        self.loaded += [config.sparse_type for config in configs]
-        yield ToyAnswerer(self, configs)
+        self.loaded += methods
+        self.patches += 1
+        try:
+            yield ToyAnswerer(self, configs)
+        finally:
+            self.patches -= 1
 
 
 class ToyAnswerer:
