@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Worker:
         self.tool = tool
         self._command = [str(python_of(tool)), str(EXTERNAL / tool / "worker.py")]
         self._process: subprocess.Popen | None = None
+        self._chatter: deque[str] = deque(maxlen=LOG_LINES)
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed on exit)
 
     def __enter__(self) -> Worker:
@@ -83,8 +85,7 @@ class Worker:
         for line in self._process.stdout:
             answer = _object(line)
             if answer is None or "index" not in answer:
-                self._log.write(line)  # what a library printed
-                self._log.flush()
+                self._chatter.append(line)  # what a library printed
             elif answer["index"] != request["index"]:
                 raise ToolError(f"{self.tool}'s worker answers {answer['index']} where {request['index']} was asked")
             elif answer.get("error"):
@@ -99,7 +100,7 @@ class Worker:
 
     def _tail(self) -> str:
         self._log.seek(0)
-        lines = self._log.read().splitlines()[-LOG_LINES:]
+        lines = self._log.read().splitlines()[-LOG_LINES:] or [line.rstrip() for line in self._chatter]
         return "\n".join(f"    {line}" for line in lines) or "    (none)"
 
 

@@ -51,13 +51,13 @@ def ratio_for(kept: int, length: int) -> float:
 def set_ratio(press: kvpress.BasePress, ratio: float) -> None:
     """Gives the press its compression ratio. Raises PressError for a press without one."""
     try:
-        if not hasattr(press, "compression_ratio"):
+        if "compression_ratio" not in dir(press):  # hasattr would ask for its value
             raise AttributeError("it has none")
         press.compression_ratio = ratio
     except AttributeError as exc:
         raise PressError(
             f"{type(press).__name__} takes no compression ratio ({exc}). "
-            "Leave max_capacity_prompt and compression_ratio out, and set its own parameters in press_args"
+            "Leave max_capacity_prompt and budget_ratio out, and set its own parameters in press_args"
         ) from exc
 
 

@@ -61,43 +61,52 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
     clock = Clock(model.device)
     cache = prefill(model, press, ids[:, :n], look)
-    stats = {
-        "kept_tokens": kept_tokens(model, cache) + later - 1,
-        "cache_bytes": cache_bytes(cache, model),
-        "peak_cache_bytes": peak,
-    }
-    prefill_seconds = clock.lap()
-    tokens = decode(model, press, cache, ids, n, request)
-    return {"tokens": tokens, "stats": stats, "seconds": {"prefill": prefill_seconds, "decode": clock.lap()}}
-
-
-def decode(model: Any, press: Any, cache: Any, ids: torch.Tensor, n: int, request: dict[str, Any]) -> list[int]:
-    """Reads ids [1, N] from the n-th on, then generates greedily; positions go on from the prompt's own.
-
-    Token by token, the question too: layers may hold unequally many entries, and one mask serves them all.
-    """
     # keys that were rotated anew stand at 0 … kept - 1
     rotated = isinstance(press, kvpress.KeyRerotationPress) or getattr(press, "rerotate_keys", False)
-    position = cache.get_seq_length() if rotated else n
-    penalty = RepetitionPenaltyLogitsProcessor(request["repetition_penalty"])
-    queue = ids[0, n:].tolist()
-    new: list[int] = []
+    reader = Reader(model, cache, cache.get_seq_length() if rotated else n)
     presses_on = isinstance(press, DECODING) or getattr(press, "decoding", False)
     with press(model) if presses_on else nullcontext():
-        while True:
-            at = torch.tensor([[position]], device=model.device)
-            step = torch.tensor([[queue.pop(0)]], device=model.device)
-            logits = model(input_ids=step, past_key_values=cache, position_ids=at).logits[:, -1].float()
-            position += 1
-            if queue:
-                continue
-            logits = penalty(torch.cat([ids, torch.tensor([new], dtype=ids.dtype, device=ids.device)], dim=1), logits)
-            if len(new) < request["min_new_tokens"]:
-                logits[:, request["stop_token_ids"]] = -torch.inf
-            new.append(logits.argmax(-1).item())
-            if len(new) == request["max_new_tokens"] or new[-1] in request["stop_token_ids"]:
-                return new
-            queue = new[-1:]
+        *question, last = ids[0, n:].tolist()
+        for token in question:
+            reader.read(token)
+        stats = {"kept_tokens": kept_tokens(model, cache), "cache_bytes": cache_bytes(cache, model)}
+        stats["peak_cache_bytes"] = max(peak, cache_bytes(cache))
+        seconds = {"prefill": clock.lap()}
+        tokens = decode(reader, last, ids, request)
+    return {"tokens": tokens, "stats": stats, "seconds": seconds | {"decode": clock.lap()}}
+
+
+class Reader:
+    """Feeds a model from a compressed cache on, at the positions that follow the prompt's.
+
+    Token by token, the question too: layers may hold unequally many entries, and one mask would serve them all.
+    """
+
+    def __init__(self, model: Any, cache: Any, position: int):
+        self.model, self.cache, self.position = model, cache, position
+
+    def read(self, token: int) -> torch.Tensor:
+        """Logits [1, vocabulary] of what follows."""
+        device = self.model.device
+        step, at = torch.tensor([[token]], device=device), torch.tensor([[self.position]], device=device)
+        self.position += 1
+        return self.model(input_ids=step, past_key_values=self.cache, position_ids=at).logits[:, -1].float()
+
+
+def decode(reader: Reader, token: int, ids: torch.Tensor, request: dict[str, Any]) -> list[int]:
+    """Greedy tokens after `token`, the prompt's last; ids [1, N] is the prompt."""
+    penalty = RepetitionPenaltyLogitsProcessor(request["repetition_penalty"])
+    stops = request["stop_token_ids"]
+    new: list[int] = []
+    while len(new) < request["max_new_tokens"] and token not in (stops if new else ()):
+        logits = reader.read(token)
+        so_far = torch.cat([ids, torch.tensor([new], dtype=ids.dtype, device=ids.device)], dim=1)
+        logits = penalty(so_far, logits)
+        if len(new) < request["min_new_tokens"]:
+            logits[:, stops] = -torch.inf
+        token = logits.argmax(-1).item()
+        new.append(token)
+    return new
 
 
 class Clock:
