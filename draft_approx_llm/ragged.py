@@ -13,6 +13,7 @@ from functools import cache, partial
 from itertools import accumulate, groupby
 
 import torch
+import torch.nn.functional as F
 
 # Fewer equally long segments share a bucket with others: a bucket of their own costs launches, a shared one copies.
 _MIN_RUN = 4
@@ -52,22 +53,22 @@ class Bucket:
 
 
 class Layout:
-    """Where segments lie in a flat tensor: one after the other, the shortest first.
+    """Where segments lie in a flat tensor: one after the other, the longest first (a GPU begins with the most work).
 
     Attributes:
         lengths: of each segment (that of row b and KV head h is number b * H + h).
         order: the segments in the order in which they are stored; equally long ones stay in theirs.
         starts: a segment's first entry in the flat tensor.
-        n_empty: how many are empty; they come first. longest: the most entries of one.
+        n_empty: how many are empty; they come last. longest: the most entries of one.
         buckets: the others, to compute with.
         sequence: `order` as a tensor [n]; place: its inverse.
-        ends: [n - n_empty + 1] int32, where the non-empty segments begin and the last one ends.
+        ends: [n - n_empty + 1] int32, where the non-empty segments begin and the last one ends; count: 0, 1, 2 ...
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         self.lengths = list(lengths)
         n = len(self.lengths)
-        self.order = sorted(range(n), key=self.lengths.__getitem__)
+        self.order = sorted(range(n), key=lambda segment: -self.lengths[segment])
         stored = [self.lengths[i] for i in self.order]
         ends = [0, *accumulate(stored)]
         self.starts = [0] * n
@@ -76,14 +77,16 @@ class Layout:
         self.n_empty, self.longest = stored.count(0), max(stored, default=0)
         self.sequence = torch.tensor(self.order, dtype=torch.long, device=device)
         self.place = self.sequence.argsort()
-        self.ends = torch.tensor(ends[self.n_empty :], dtype=torch.int32, device=device)
-        self.buckets = [_bucket(first, last, ends, device) for first, last in _groups(stored, self.n_empty)]
+        filled = n - self.n_empty
+        self.ends = torch.tensor(ends[: filled + 1], dtype=torch.int32, device=device)
+        self.count = torch.arange(filled + 1, dtype=torch.int32, device=device)
+        self.buckets = [_bucket(first, last, ends, device) for first, last in _groups(stored[:filled])]
 
 
-def _groups(stored: list[int], first: int) -> list[tuple[int, int]]:
-    """Splits the places from `first` on, whose lengths ascend: long runs of equal ones, the rest by powers of two."""
-    runs = []
-    for length, equal in groupby(stored[first:]):
+def _groups(stored: list[int]) -> list[tuple[int, int]]:
+    """Splits places whose lengths descend to 1 or more: long runs of equal ones, the rest by powers of two."""
+    runs, first = [], 0
+    for length, equal in groupby(stored):
         last = first + len(list(equal))
         # No other key is negative, so a long run joins nothing.
         runs.append((-length if last - first >= _MIN_RUN else (length - 1).bit_length(), first, last))
@@ -92,13 +95,13 @@ def _groups(stored: list[int], first: int) -> list[tuple[int, int]]:
     for _, same in groupby(runs, key=lambda run: run[0]):
         same = list(same)
         first, last = same[0][1], same[-1][2]
-        step = max(1, _BUCKET_ENTRIES // stored[last - 1])
+        step = max(1, _BUCKET_ENTRIES // stored[first])
         groups += [(i, min(i + step, last)) for i in range(first, last, step)]
     return groups
 
 
 def _bucket(first: int, last: int, ends: list[int], device: torch.device) -> Bucket:
-    length = ends[last] - ends[last - 1]
+    length = ends[first + 1] - ends[first]
     if ends[last] - ends[first] == (last - first) * length:
         return Bucket(first, last, ends[first], length)
     bounds = torch.tensor(ends[first : last + 1], dtype=torch.int32, device=device)
@@ -151,15 +154,17 @@ def ragged_attention(
     if varlen is None:
         varlen = can_use_varlen(query, window is not None)
     if varlen:
-        parts = _varlen_attention(groups, keys, values, layout, scaling)
+        output, lse = _varlen_attention(groups, keys, values, layout, scaling)
     else:
-        parts = _bucket_attention(groups, keys, values, layout, scaling, window)
-    seen = None
+        output, lse = _bucket_attention(groups, keys, values, layout, scaling, window)
+    scores = _scores(groups, tail_keys.flatten(0, 1), scaling)
     if window is not None:
-        seen = (window.tail >= window.oldest[:, None]).repeat_interleave(heads, 0)
-    weights, tail_lse = _softmax(_scores(groups, tail_keys.flatten(0, 1), scaling), seen)
-    tail_output = weights @ tail_values.flatten(0, 1).float()
-    return _merge(parts, (tail_output, tail_lse)).to(query.dtype).view(query.shape)
+        unseen = window.tail < window.oldest[:, None]
+        scores = scores.masked_fill(unseen.repeat_interleave(heads, 0)[:, None], float("-inf"))
+    # All that is known of a segment's scores is their log-sum-exp: the segment weighs as one more key.
+    weights = torch.cat([lse[..., None], scores], dim=-1).softmax(-1)
+    output = weights[..., :1] * output + weights[..., 1:] @ tail_values.flatten(0, 1).float()
+    return output.to(query.dtype).view(query.shape)
 
 
 def _scores(query: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:
@@ -175,12 +180,6 @@ def _softmax(scores: torch.Tensor, seen: torch.Tensor | None) -> tuple[torch.Ten
     return (scores - lse.clamp_min(torch.finfo(torch.float32).min)[..., None]).exp_(), lse
 
 
-def _merge(one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Attention over the union of two disjoint sets of keys, from outputs [n, G, D] and log-sum-exps [n, G] of each."""
-    total = torch.logaddexp(one[1], other[1])
-    return one[0] * (one[1] - total).exp()[..., None] + other[0] * (other[1] - total).exp()[..., None]
-
-
 def _bucket_attention(
     query: torch.Tensor,
     keys: torch.Tensor,
@@ -189,7 +188,7 @@ def _bucket_attention(
     scaling: float,
     window: Window | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain torch, any device and type: outputs [n, G, D] and log-sum-exps [n, G] of the segments, float32."""
+    """Plain torch, any device and type: outputs [n, G, D] and log-sum-exps [n, G] of the segments."""
     query = query.index_select(0, layout.sequence)
     output = torch.zeros_like(query, dtype=torch.float32)
     lse = output.new_full(query.shape[:2], float("-inf"))
@@ -256,16 +255,16 @@ def _varlen_attention(
     """As `_bucket_attention`, by a flash kernel that reads the flat tensors where they are."""
     n, size, dim = query.shape
     # What the kernels say of empty sequences differs, so they are not asked.
-    asked = layout.sequence[layout.n_empty :]
-    output = query.new_zeros(query.shape, dtype=torch.float32)
-    lse = output.new_full((n, size), float("-inf"))
-    if len(asked):
-        # The query heads of a group go as so many tokens of one sequence: without a causal mask that is the same.
-        ends = torch.arange(len(asked) + 1, dtype=torch.int32, device=query.device) * size
-        flat = query.index_select(0, asked).view(-1, 1, dim)
-        found, found_lse = varlen_kernel()(
-            flat, keys[:, None], values[:, None], ends, layout.ends, size, layout.longest, scaling
-        )
-        output[asked] = found.view(-1, size, dim).float()
-        lse[asked] = found_lse.reshape(-1, size)
-    return output, lse
+    filled = n - layout.n_empty
+    if not filled:
+        return torch.zeros_like(query), query.new_full((n, size), float("-inf"), dtype=torch.float32)
+    # The query heads of a group go as so many tokens of one sequence: without a causal mask that is the same.
+    flat = query.index_select(0, layout.sequence[:filled]).view(-1, 1, dim)
+    output, lse = varlen_kernel()(
+        flat, keys[:, None], values[:, None], layout.count * size, layout.ends, size, layout.longest, scaling
+    )
+    output, lse = output.view(filled, size, dim), lse.reshape(filled, size)
+    if layout.n_empty:
+        output = F.pad(output, (0, 0, 0, 0, 0, layout.n_empty))
+        lse = F.pad(lse, (0, 0, 0, layout.n_empty), value=float("-inf"))
+    return output.index_select(0, layout.place), lse.index_select(0, layout.place)
