@@ -29,18 +29,20 @@ def read_prompts(
 ) -> list[Prefilled]:
     """Reads each prompt [N] with the method of the same place; rows come back in order, ready to decode."""
     same: dict[bytes, torch.Tensor] = {}
-    rows = [
-        _Row(method, same.setdefault(_content(prompt), prompt), request)
-        for method, prompt in zip(methods, prompts, strict=True)
-    ]
+    with request.timer("draft"):
+        rows = [
+            _Row(method, same.setdefault(_content(prompt), prompt), request)
+            for method, prompt in zip(methods, prompts, strict=True)
+        ]
     while any(row.asked is not None for row in rows):
         for kind, carry_out in ((LookAhead, _look_ahead), (Read, _read), (Generate, _generate)):
             asking = [row for row in rows if isinstance(row.asked, kind)]
             if asking:
                 with request.timer("draft" if kind is LookAhead else "prefill"):
                     results = carry_out(target, draft, [row.asked for row in asking], request)
-                for row, result in zip(asking, results, strict=True):
-                    row.send(result, request)
+                with request.timer("draft"):  # a compressor that is not a step works in here
+                    for row, result in zip(asking, results, strict=True):
+                        row.send(result)
                 break
     return [row.result for row in rows]
 
@@ -54,9 +56,9 @@ class _Row:
         self.costs = {"lookahead_tokens": 0, "draft_tokens": 0, "draft_cache_bytes": 0}
         self.steps = method.steps(prompt, request)
         self.asked = None
-        self.send(None, request)
+        self.send(None)
 
-    def send(self, result: object, request: Request) -> None:
+    def send(self, result: object) -> None:
         """Hands over what was asked for, and learns what is wanted next."""
         if isinstance(result, Lookahead):
             self.costs["lookahead_tokens"] = len(result.tokens)
@@ -67,8 +69,7 @@ class _Row:
         elif isinstance(self.asked, Read):
             self.peak_bytes = result.stats["peak_cache_bytes"] = max(self.peak_bytes, result.stats["peak_cache_bytes"])
         try:
-            with request.timer("draft"):  # a compressor that is not a step works in here
-                self.asked = self.steps.send(result)
+            self.asked = self.steps.send(result)
         except StopIteration as stop:
             self.asked, self.result = None, stop.value
             self.result.stats |= {"prompt_tokens": self.n, **self.costs}
