@@ -18,7 +18,7 @@ from harness.plan import Run
 
 STATS = ("kept_tokens", "cache_bytes")
 """What a worker that answers must say of each answer."""
-TRIES = 6
+TRIES = 8
 """Of a rewriting tool, to meet the budget."""
 CLOSE = 0.95
 """Share of the budget that is near enough."""
@@ -143,8 +143,8 @@ def rewrite(
 ) -> tuple[list[int], dict[str, float], float]:
     """A prompt within the budget: (token ids, stats, the tool's seconds). Raises AnswerError, ToolError.
 
-    A tool counts with its own tokenizer, so it is asked again, at a budget scaled by what came of the last, until what
-    it gives fits by the target's and leaves little unused. If none of `TRIES` answers fits, the shortest is cut.
+    A tool counts with its own tokenizer, so it is asked again at another scale of the budget, until what it gives fits
+    by the target's and leaves little unused. If none of `TRIES` answers fits, the shortest is cut.
     """
     method = run.config.method
     capacity = method.capacity(len(ids))
@@ -167,17 +167,19 @@ def rewrite(
         "passage_tokens": len(passage),
         "budget_tokens": budget,
     }
-    scale, fitting, over = 1.0, [], []
+    scale, fitting, over = 1.0, {}, {}
     start = time.perf_counter()
     for _ in range(TRIES):
         answer = desk.ask(run, {**request, "scale": scale})
         tokens = tokenizer(answer["text"], add_special_tokens=False)["input_ids"]
-        (fitting if len(tokens) <= budget else over).append(tokens)
+        (fitting if len(tokens) <= budget else over)[scale] = tokens
         if CLOSE * budget <= len(tokens) <= budget:
             break
-        # a little less than would fit by proportion: an answer just below the budget is of use, one above is not
-        scale *= min(4.0, max(0.25, 0.98 * budget / max(1, len(tokens))))
-    best = max(fitting, key=len) if fitting else min(over, key=len)
+        if fitting and over:  # what comes of a scale can be a stair: halving the interval is sure
+            scale = (max(fitting) + min(over)) / 2
+        else:
+            scale *= min(4.0, max(0.25, 0.98 * budget / max(1, len(tokens))))
+    best = max(fitting.values(), key=len) if fitting else min(over.values(), key=len)
     stats = {"tries": len(fitting) + len(over), "cut_tokens": max(0, len(best) - budget)} | (answer.get("stats") or {})
     stats = {"draft_tokens": 0, "draft_cache_bytes": 0} | stats
     return [*before, *best[:budget], *after], stats, time.perf_counter() - start

@@ -99,28 +99,23 @@ def prefill(model: Any, press: kvpress.BasePress, ids: torch.Tensor, look: Any) 
 
 def cache_bytes(cache: DynamicCache, model: Any = None) -> int:
     """Bytes of all keys and values held. With a model, those that a press masked there are left out."""
-    shares = masked_shares(model, cache) if model else [0.0] * len(cache.layers)
-    return round(
-        sum(
-            (layer.keys.nbytes + layer.values.nbytes) * (1 - share)
-            for layer, share in zip(cache.layers, shares, strict=True)
-            if layer.is_initialized
-        )
+    masked = masked_entries(model) if model else [0] * len(cache.layers)
+    held = [layer for layer in cache.layers if layer.is_initialized]
+    entries = [layer.keys.shape[1] * layer.keys.shape[2] for layer in held]
+    return sum(
+        (layer.keys.nbytes + layer.values.nbytes) * (n - gone) // n
+        for layer, n, gone in zip(held, entries, masked, strict=False)
     )
 
 
 def kept_tokens(model: Any, cache: DynamicCache) -> float:
     """KV entries a head, mean over layers and heads; those that a press masks do not count."""
-    shares = masked_shares(model, cache)
-    counts = [layer.keys.shape[2] * (1 - share) for layer, share in zip(cache.layers, shares, strict=True)]
-    return sum(counts) / len(counts)
+    shapes = [layer.keys.shape for layer in cache.layers]
+    kept = [heads * n - gone for (_, heads, n, _), gone in zip(shapes, masked_entries(model), strict=True)]
+    return sum(kept) / sum(heads for _, heads, _, _ in shapes)
 
 
-def masked_shares(model: Any, cache: DynamicCache) -> list[float]:
-    """The share of each layer's entries that a head-wise press masks: they are held, and not attended to."""
-    shares = []
-    for module, layer in zip(attention_layers(model), cache.layers, strict=True):
-        masked = getattr(module, "masked_key_indices", None)
-        _, heads, length, _ = layer.keys.shape
-        shares.append(0.0 if masked is None else len(masked[0]) / (heads * length))
-    return shares
+def masked_entries(model: Any) -> list[int]:
+    """How many of each layer's entries a head-wise press masks: they are held, and not attended to."""
+    masked = [getattr(module, "masked_key_indices", None) for module in attention_layers(model)]
+    return [0 if indices is None else len(indices[0]) for indices in masked]

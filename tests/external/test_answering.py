@@ -74,15 +74,24 @@ def test_a_tool_that_counts_otherwise_is_asked_again_until_it_fits(by):
     assert asked[0]["question"] == "2 3 4 5"
 
 
+def test_a_tool_whose_answers_are_a_stair_is_taken_at_the_step_below():
+    ids, stats, asked = rewritten(
+        PROMPT, lambda words, request: " ".join(words[: 50 if request["scale"] > 0.61 else 30]), 50
+    )
+    assert len(ids) - 8 == 30
+    assert stats["tries"] == TRIES
+    assert 0.6 < max(request["scale"] for request in asked[-2:]) < 0.63  # closing in on the step
+
+
 def test_a_tool_that_never_fits_is_cut():
-    lengths = iter([32, 31, 30, 35, 34, 33])
+    lengths = iter([32, 31, 30, 35, 34, 33, 36, 37])
     ids, stats, _ = rewritten(PROMPT, lambda words, request: " ".join(words[: next(lengths)]))
     assert ids == [*PROMPT[:15], *PROMPT[-5:]]
     assert (stats["cut_tokens"], stats["tries"]) == (30 - 12, TRIES)
 
 
 def test_the_best_of_what_fits_is_taken():
-    lengths = iter([30, 8, 3, 9, 2, 1])
+    lengths = iter([30, 8, 3, 9, 2, 1, 5, 14])
     ids, stats, _ = rewritten(PROMPT, lambda words, request: " ".join(words[: next(lengths)]))
     assert len(ids) == 8 + 9
     assert (stats["cut_tokens"], stats["tries"]) == (0, TRIES)
