@@ -15,7 +15,6 @@ class ExternalConfig(MethodConfig):
     Class attributes:
         tool: the folder below external/ with its worker and requirements.
         rewrites: whether the tool shortens prompts, which the target then reads in our environment; else it answers.
-        model_settings: names of settings that are a model's folder or hub name.
 
     Args:
         max_capacity_prompt, budget_ratio: the budget, as for every other method: KV entries a head kept of the prompt,
@@ -25,7 +24,6 @@ class ExternalConfig(MethodConfig):
     external: ClassVar[bool] = True
     tool: ClassVar[str]
     rewrites: ClassVar[bool] = False
-    model_settings: ClassVar[tuple[str, ...]] = ()
 
     max_capacity_prompt: int | None = None
     budget_ratio: float | None = None

@@ -26,12 +26,14 @@ class MethodConfig:
         simulated: the method hides what it drops instead of freeing it: its memory figures are of a real
             implementation.
         external: run by a tool in an environment of its own (scripts/run_external.py), not by `patch_model`.
+        model_settings: names of settings that are a further model's folder or hub name.
     """
 
     sparse_type: ClassVar[str | None] = None
     needs_draft: ClassVar[bool] = False
     simulated: ClassVar[bool] = False
     external: ClassVar[bool] = False
+    model_settings: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

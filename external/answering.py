@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
+from baselines import _rewriting as rewriting
 from data.benchmark import Sample
 from draft_approx_llm.configs import FullConfig
 from external.client import AnswerError, ToolError, Worker
@@ -18,10 +19,6 @@ from harness.plan import Run
 
 STATS = ("kept_tokens", "cache_bytes")
 """What a worker that answers must say of each answer."""
-TRIES = 8
-"""Of a rewriting tool, to meet the budget."""
-CLOSE = 0.95
-"""Share of the budget that is near enough."""
 
 Answerer = Callable[[Sample, list[int]], Answer]
 """A sample and its token ids -> a run's answer. Raises AnswerError, ToolError."""
@@ -141,59 +138,17 @@ def answer_of_tool(
 def rewrite(
     desk: Desk, run: Run, tokenizer: Any, sample: Sample, ids: list[int]
 ) -> tuple[list[int], dict[str, float], float]:
-    """A prompt within the budget: (token ids, stats, the tool's seconds). Raises AnswerError, ToolError.
+    """A prompt within the budget: (token ids, stats, the tool's seconds).
 
-    A tool counts with its own tokenizer, so it is asked again at another scale of the budget, until what it gives fits
-    by the target's and leaves little unused. If none of `TRIES` answers fits, the shortest is cut.
-    """
-    method = run.config.method
-    capacity = method.capacity(len(ids))
-    if len(ids) <= capacity:
-        return ids, {"draft_tokens": 0, "draft_cache_bytes": 0}, 0.0
-    first, last = longest_stretch(ids[: len(ids) - method.window_size], set(tokenizer.all_special_ids))
-    before, passage, after = ids[:first], ids[first:last], ids[last:]
-    budget = capacity - len(before) - len(after)
-    if budget < 1:
-        raise AnswerError(
-            f"{len(before) + len(after)} of {len(ids)} tokens stay as they are (window, chat markers), "
-            f"which leaves nothing of a budget of {capacity}"
-        )
-    request = {
-        "index": sample.index,
-        "passage": tokenizer.decode(passage, clean_up_tokenization_spaces=False),
-        "question": tokenizer.decode(
-            ids[-method.window_size :], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        ),
-        "passage_tokens": len(passage),
-        "budget_tokens": budget,
-    }
-    scale, fitting, over = 1.0, {}, {}
-    start = time.perf_counter()
-    for _ in range(TRIES):
-        answer = desk.ask(run, {**request, "scale": scale})
-        tokens = tokenizer(answer["text"], add_special_tokens=False)["input_ids"]
-        (fitting if len(tokens) <= budget else over)[scale] = tokens
-        if CLOSE * budget <= len(tokens) <= budget:
-            break
-        if fitting and over:  # what comes of a scale can be a stair: halving the interval is sure
-            scale = (max(fitting) + min(over)) / 2
-        else:
-            scale *= min(4.0, max(0.25, 0.98 * budget / max(1, len(tokens))))
-    best = max(fitting.values(), key=len) if fitting else min(over.values(), key=len)
-    stats = {"tries": len(fitting) + len(over), "cut_tokens": max(0, len(best) - budget)} | (answer.get("stats") or {})
-    stats = {"draft_tokens": 0, "draft_cache_bytes": 0} | stats
-    return [*before, *best[:budget], *after], stats, time.perf_counter() - start
+    Raises AnswerError, ToolError, and ValueError if what is not compressed fills the budget."""
+    method, start = run.config.method, time.perf_counter()
+    costs = {"draft_tokens": 0, "draft_cache_bytes": 0}
 
+    def compress(passage: str, question: str, length: int, budget: int, scale: float) -> str:
+        request = {"index": sample.index, "passage": passage, "question": question, "passage_tokens": length}
+        answer = desk.ask(run, {**request, "budget_tokens": budget, "scale": scale})
+        costs.update(answer.get("stats") or {})
+        return answer["text"]
 
-def longest_stretch(ids: Sequence[int], special: set[int]) -> tuple[int, int]:
-    """(first, past the last) of the longest run of tokens that are not special."""
-
-    def stretches() -> Iterator[tuple[int, int]]:
-        first = 0
-        for at, token in enumerate(ids):
-            if token in special:
-                yield first, at
-                first = at + 1
-        yield first, len(ids)
-
-    return max(stretches(), key=lambda stretch: stretch[1] - stretch[0])
+    shorter, stats = rewriting.rewrite(ids, method.capacity(len(ids)), method.window_size, tokenizer, compress)
+    return shorter, stats | costs, time.perf_counter() - start

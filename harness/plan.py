@@ -54,6 +54,10 @@ class Run:
             if section in tree:
                 model = {k: v for k, v in tree[section].items() if k not in NOT_IN_FINGERPRINT_OF_MODELS}
                 tree[section] = model | {"files": folder_digest(local_folder(model["model_name_or_path"]))}
+        method = self.config.method
+        files = {name: folder_digest(local_folder(getattr(method, name))) for name in method.model_settings}
+        if any(files.values()):
+            tree["files_of_settings"] = files
         # More samples are the same ones and others after them: asking for more goes on, it does not begin again.
         return tree | {"benchmark": {key: value for key, value in self.identity.items() if key != "num_samples"}}
 

@@ -125,8 +125,15 @@ def test_the_benchmarks_identity_is_in_the_fingerprint(write, benchmark, monkeyp
     assert fingerprint(leaf) != first
 
 
-def test_a_retrained_local_checkpoint_has_another_fingerprint(write, workspace):
-    leaf = write("cfg/a.yaml", target_model={"model_name_or_path": "model"})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_model": {"model_name_or_path": "model"}},
+        {"sparse_config": {"sparse_type": "llmlingua", "compressor": "model", "max_capacity_prompt": 99}},
+    ],
+)
+def test_a_retrained_local_checkpoint_has_another_fingerprint(write, workspace, changes):
+    leaf = write("cfg/a.yaml", **changes)
     prints = []
     for name, weights in (
         ("one", b"1"),
