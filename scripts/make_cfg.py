@@ -145,11 +145,39 @@ PAPER = {
     ),
 }
 
-# What the published methods are compared with, over the same data. A method with budgets is one more entry here.
+# The controls over the same data.
 BASELINES = {
     "full": Method({"sparse_type": "full"}),
     "draft_only": Method({"sparse_type": "draft_only"}),
 }
+
+SNAPKV = {"window_size": 32, "pool_type": "max", "kernel_size": 7}
+
+
+def others() -> dict[str, Method]:
+    """Every other method, at the published methods' budgets; what is not said here are its own defaults.
+
+    Window and smoothing are the published SpecKV's (and those of SnapKV's own LongBench runs), so that methods
+    differ in whose queries score, and in allocation.
+    """
+    kv, pc = PAPER["speckv"].budgets, PAPER["specpc"].budgets
+    speckv, specpc = PAPER["speckv"].sparse, PAPER["specpc"].sparse
+    settings: dict[str, dict] = {
+        **dict.fromkeys(("snapkv", "pyramidkv", "ada_snapkv"), SNAPKV),
+        **dict.fromkeys(("h2o", "random_kv"), {"window_size": 32}),
+        **dict.fromkeys(("streaming_llm", "tova", "keydiff", "expected_attention", "laq"), {}),
+        **dict.fromkeys(("ada_speckv", "pyramid_speckv"), speckv),
+        **dict.fromkeys(("oracle_lookahead", "random_lookahead", "dummy_lookahead"), speckv),
+    }
+    found = {name: Method({**sparse, "sparse_type": name}, kv) for name, sparse in settings.items()}
+    settings = {
+        **{f"truncation_{cut}": {"sparse_type": "truncation", "cut": cut} for cut in ("head", "middle", "tail")},
+        "specpc_oracle": {**specpc, "sparse_type": "specpc_oracle"},
+        **{name: {"sparse_type": name} for name in ("random_prompt", "speculative_prefill", "llmlingua2")},
+    }
+    found |= {name: Method(sparse, pc) for name, sparse in settings.items()}
+    found["specpc_oracle"] = found["specpc_oracle"]._replace(by_pair=PAPER["specpc"].by_pair)
+    return found | {"minference": Method({"sparse_type": "minference"})}
 
 
 def paper() -> dict[str, dict]:
@@ -180,6 +208,11 @@ def baselines() -> dict[str, dict]:
     return _grid("baselines", BASELINES)
 
 
+def published() -> dict[str, dict]:
+    """The published data with every other method, on the bases of cfg/paper."""
+    return _grid("published", others(), "../../../cfg/paper")
+
+
 def _data() -> list[tuple[str, str, dict, tuple[str, ...]]]:
     """The published data: (folder, pair, `dataset:` without the task, tasks)."""
     grid = []
@@ -198,8 +231,11 @@ def _data_base(folder: str, pair: str) -> str:
     return f"_{folder.replace('/', '_')}_{pair}.yaml"
 
 
-def _grid(tree: str, methods: dict[str, Method]) -> dict[str, dict]:
-    """Methods x data x budgets: a base for each method and pair, one for each folder of budgets, and the leaves."""
+def _grid(tree: str, methods: dict[str, Method], shared: str = "../../paper") -> dict[str, dict]:
+    """Methods x data x budgets: a base for each method and pair, one for each folder of budgets, and the leaves.
+
+    `shared`: the way from a method's folder to the bases of models and data.
+    """
     files: dict[str, dict] = {}
     for name, method in methods.items():
         for pair in PAIRS:
@@ -209,7 +245,7 @@ def _grid(tree: str, methods: dict[str, Method]) -> dict[str, dict]:
         for data, pair, _, tasks in _data():
             folder = f"{tree}/{name}/{data}/{pair}"
             up = "../" * (data.count("/") + 2)  # to the method's folder
-            bases = [f"{up}../../paper/{_data_base(data, pair)}", f"{up}_{pair}.yaml"]
+            bases = [f"{up}{shared}/{_data_base(data, pair)}", f"{up}_{pair}.yaml"]
             files[f"{folder}/_base.yaml"] = {"base": bases}
             files |= _leaves(folder, tasks, method.budgets, "speckv_config" in method.sparse)
     return files
@@ -276,7 +312,7 @@ def compare() -> dict[str, dict]:
 
 
 TREES = {"demo": demo, "paper": paper, "baselines": baselines}
-ON_DEMAND = {"compare": compare}
+ON_DEMAND = {"compare": compare, "published": published}
 """Trees that are too large to keep in the repository: written below sweeps/ by naming them."""
 
 

@@ -1,4 +1,4 @@
-"""cfg/demo: what scripts/make_cfg.py writes, and valid."""
+"""What scripts/make_cfg.py writes: the committed trees, cfg/demo valid, and all methods in the trees on demand."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections import Counter
 
 import pytest
 
+import baselines
 from harness.config import REPOSITORY
 from harness.plan import make_plan
 
+OURS = {"full", "draft_only", "speckv", "specpc", "speckvpc"}
 spec = importlib.util.spec_from_file_location("make_cfg", REPOSITORY / "scripts" / "make_cfg.py")
 make_cfg = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make_cfg)
@@ -32,6 +34,18 @@ def test_files_that_left_the_grid_are_deleted(tmp_path):
     stale.write_text("")
     make_cfg.write_tree("demo", tmp_path)
     assert not stale.exists()
+
+
+@pytest.mark.parametrize("name, leaf", [("compare", "vt"), ("published", "qasper")])
+def test_trees_on_demand_are_valid_and_leave_no_native_method_out(name, leaf, tmp_path):
+    (tmp_path / "cfg").symlink_to(REPOSITORY / "cfg")
+    make_cfg.write_tree(name, tmp_path / "sweeps")
+    configs = [run.config for run in make_plan([f"{tmp_path}/sweeps/{name}/**/{leaf}.yaml"], {}, tmp_path).runs]
+    tools = {"kvpress", "llmlingua"}
+    no_weights = {"llmlingua2"} if name == "compare" else set()  # the comparison was run: there is no encoder
+    assert set(baselines.available()) - tools - no_weights == {c.sparse_type for c in configs} - OURS
+    budgets = {c.method.max_capacity_prompt for c in configs if c.sparse_type == "snapkv"}
+    assert budgets == {"compare": {64, 128, 256, 512}, "published": {256, 512, 1024}}[name]
 
 
 def test_the_demo_is_one_valid_sweep_of_one_pair(tmp_path, monkeypatch):
