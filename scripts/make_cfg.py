@@ -290,6 +290,13 @@ def compare() -> dict[str, dict]:
         "speculative_prefill": {},
         "random_prompt": pc,
     }
+    # By their own defaults, methods differ in more than whose queries score: these three tell the reduction's share.
+    maxima = {"reduction_type": "max", "pool_type": "max", "kernel_size": 7}  # SpecKV's
+    settings |= {
+        "snapkv_max": {"sparse_type": "snapkv", **kv, **maxima},
+        "laq_max": {"sparse_type": "laq", "first_window_size": 16, **maxima},
+        "specpc_oracle_mean": {"sparse_type": "specpc_oracle", **specpc, "reduction_type": "mean"},
+    }
     methods = {name: Method({"sparse_type": name, **sparse}, (64, 128, 256, 512)) for name, sparse in settings.items()}
     for cut in ("head", "middle", "tail"):
         methods[f"truncation_{cut}"] = Method({"sparse_type": "truncation", "cut": cut}, (64, 128, 256, 512))
