@@ -1,11 +1,9 @@
-"""Ada-SnapKV (Ada-KV, arXiv 2407.11550): SnapKV's scores; a layer's heads compete for its budget
-(`selection.best_over_heads`).
+"""Ada-SnapKV (Ada-KV, arXiv 2407.11550): SnapKV's scores; a layer's heads compete for its budget.
 
 Defaults: AdaKV's (window 32, kernel 7, max pooling) and its floor of 0.2 under grouped-query attention, which is
-kvpress's
-too: each head's best fifth is safe, the rest is ranked over all heads. AdaKV's own code blends sizes instead,
-round(size * (1 - floor)) + floor * even share: close, not equal (196/204 here where it has 196/203, see
-../shared/peers.md).
+kvpress's too: each head's best fifth is safe, the rest is ranked over all heads (`selection.best_over_heads`). AdaKV's
+own code blends sizes instead, round(size * (1 - floor)) + floor * even share: close, not equal (196 and 204 entries
+here, in a case where it has 196 and 203).
 """
 
 from dataclasses import dataclass

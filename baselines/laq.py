@@ -1,5 +1,4 @@
-"""LAQ++ (Lookahead Q-Cache, arXiv 2505.20334): the target's own lookahead, generated over a cache that SnapKV
-compressed.
+"""LAQ++ (Lookahead Q-Cache, arXiv 2505.20334): the target's own lookahead, over a cache that SnapKV compressed.
 
 First the prompt is read and compressed to the same budget by the window (`first_window_size`), and the target generates
 up to `lookahead_tokens` tokens from that; their queries, and the last `window_size` ones of the prompt, then score all

@@ -1,5 +1,4 @@
-"""MInference's vertical-slash prefill (arXiv 2407.02490): sparse attention while the prompt is read; every KV pair is
-kept.
+"""MInference's vertical-slash prefill (arXiv 2407.02490): sparse attention in the prefill; every KV pair is kept.
 
 The prompt's last 64 queries estimate, for each query head, which columns and which diagonals carry the attention.
 Defaults: the paper's 1000 columns and 6096 diagonals, of which the first 30 columns and the nearest 100 diagonals are

@@ -1,8 +1,8 @@
 """PyramidKV (arXiv 2406.02069): SnapKV's scores; lower layers keep more, higher layers less (`selection.pyramid`).
 
 Defaults: KVCache-Factory's (window 8, kernel 7, max pooling, beta 20). Known differences: shares are rounded so that
-their sum is exactly layers x budget (KVCache-Factory rounds the step down), and there is no fall-back to even shares;
-kvpress falls back when budget / 20 < window (tests/peers has figures), which happens at every budget that matters.
+their sum is exactly layers x budget (KVCache-Factory rounds the step down), and there is no fall-back to even shares:
+kvpress falls back when budget / 20 < window, so at most budgets that matter (docs/methods.md has figures).
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,4 @@
-"""Speculative Prefill (arXiv 2502.02789): the draft's attention ranks chunks of the prompt; the target reads the best
-ones.
+"""Speculative Prefill (arXiv 2502.02789): the draft's attention ranks chunks; the target reads the best ones.
 
     score(j) = mean over lookahead steps of max over layers and heads of avgpool_13( softmax(q K) )_j
 

@@ -9,11 +9,15 @@ their peak, and the most GPU memory in use beyond the weights. Nothing is downlo
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from draft_approx_llm import FullConfig, MethodConfig, SpecKVConfig, SpecKVPCConfig, SpecPCConfig, patch_model
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import baselines  # noqa: E402
+from draft_approx_llm import MethodConfig, config_from_dict, patch_model  # noqa: E402
 
 SHAPES = {
     "llama-8b": {
@@ -39,12 +43,22 @@ SHAPES = {
         "num_key_value_heads": 2,
     },
 }
-METHODS: dict[str, MethodConfig] = {
-    "full": FullConfig(),
-    "speckv": SpecKVConfig(256, 32, prefill_window_size=None, prefill_vertical_size=None),
-    "speckv sparse": SpecKVConfig(256, 32),
-    "specpc": SpecPCConfig(1024),
-    "speckvpc": SpecKVPCConfig(SpecPCConfig(2048, lookahead_tokens=20), SpecKVConfig(256, 32)),
+KV = {"max_capacity_prompt": 256, "window_size": 32}
+DENSE = {"prefill_window_size": None, "prefill_vertical_size": None}
+METHODS: dict[str, dict] = {
+    "full": {"sparse_type": "full"},
+    "speckv": {"sparse_type": "speckv", **KV, **DENSE},
+    "speckv sparse": {"sparse_type": "speckv", **KV},
+    "ada_speckv": {"sparse_type": "ada_speckv", **KV, **DENSE},
+    "pyramid_speckv": {"sparse_type": "pyramid_speckv", **KV, **DENSE},
+    "specpc": {"sparse_type": "specpc"},
+    "speckvpc": {
+        "sparse_type": "speckvpc",
+        "specpc_config": {"max_capacity_prompt": 2048, "lookahead_tokens": 20},
+        "speckv_config": KV,
+    },
+    "snapkv": {"sparse_type": "snapkv", **KV},
+    "h2o": {"sparse_type": "h2o", **KV},
 }
 
 
@@ -85,6 +99,7 @@ def main() -> None:
     parser.add_argument("--target", choices=SHAPES, default="llama-8b")
     parser.add_argument("--draft", choices=SHAPES, default="llama-1b")
     parser.add_argument("--prompt", type=int, nargs="+", default=[16384])
+    parser.add_argument("--methods", choices=METHODS, nargs="+", default=list(METHODS), metavar="METHOD")
     parser.add_argument("--new_tokens", type=int, default=32)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -98,8 +113,11 @@ def main() -> None:
     print(f"{'prompt':>7} {'method':14}", *(name.rjust(width) for name, width in zip(columns, widths, strict=True)))
     for n in args.prompt:
         ids = torch.randint(3, 128000, (1, n), device=device)
-        for method_name, method in METHODS.items():
-            print(f"{n:7} {method_name:14} {measure(target, draft, method, ids, args.new_tokens)}", flush=True)
+        for method in args.methods:
+            if METHODS[method]["sparse_type"] in baselines.available():
+                baselines.load(METHODS[method]["sparse_type"])
+            line = measure(target, draft, config_from_dict(METHODS[method]), ids, args.new_tokens)
+            print(f"{n:7} {method:14} {line}", flush=True)
 
 
 if __name__ == "__main__":
