@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
 import yaml
@@ -22,7 +22,8 @@ class PublishedRow:
 
     method: str
     budget: str
-    scores: list[float]
+    scores: list[float | None]
+    """One a column; None where it stands beside ours."""
     caveat: str = ""
 
 
@@ -75,11 +76,18 @@ def read_published(path: Path = PUBLISHED) -> list[Source]:
     for number, item in enumerate(tree, start=1):
         where = f"{path}: source {number}"
         values = _checked(where, item, Source)
-        rows = [
-            PublishedRow(**_checked(f"{where}: row {i}", row, PublishedRow)) for i, row in enumerate(values["rows"], 1)
-        ]
-        if wrong := [row.method for row in rows if len(row.scores) != len(values["columns"])]:
-            raise UserError(f"{where}: {wrong[0]}: scores: there must be one for each of columns")
+        for key in ("columns", "rows"):
+            if not isinstance(values[key], list):
+                raise UserError(f"{where}: {key}: must be a list")
+        rows = []
+        for i, row in enumerate(values["rows"], start=1):
+            row = _checked(f"{where}: row {i}", row, PublishedRow)
+            scores = row["scores"]
+            if not isinstance(scores, list) or [type(score) for score in scores if type(score) not in (int, float)]:
+                raise UserError(f"{where}: row {i}: scores: must be a list of numbers")
+            if len(scores) != len(values["columns"]):
+                raise UserError(f"{where}: row {i}: scores: there must be one for each of columns")
+            rows.append(PublishedRow(**row | {"budget": str(row["budget"])}))
         sources.append(Source(**values | {"rows": rows, "seq_len": str(values.get("seq_len", ""))}))
     return sources
 
@@ -107,10 +115,12 @@ def join(sources: Sequence[Source], sections: Sequence[Section]) -> tuple[list[J
         for row in source.rows:
             found = [one for section in sections for one in _join_row(source, row, section)]
             joined += found
-            if not found:
-                left.append(row)
+            there = {one.column for one in found}
+            rest = [None if c in there else score for c, score in zip(source.columns, row.scores, strict=True)]
+            if any(score is not None for score in rest):
+                left.append(replace(row, scores=rest))
         if left and any(section.benchmark == source.benchmark for section in sections):
-            apart.append(Source(**vars(source) | {"rows": left}))
+            apart.append(replace(source, rows=left))
     return joined, apart
 
 
@@ -157,7 +167,12 @@ def published_tables(joined: Sequence[Joined], apart: Sequence[Source]) -> list[
     for source in apart:
         noted = any(row.caveat for row in source.rows)
         lines = [
-            [row.method, row.budget, *(f"{score:.1f}" for score in row.scores), *[row.caveat] * noted]
+            [
+                row.method,
+                row.budget,
+                *("" if score is None else f"{score:.1f}" for score in row.scores),
+                *[row.caveat] * noted,
+            ]
             for row in source.rows
         ]
         models = f"{source.target}{f' with draft {source.draft}' * bool(source.draft)}"

@@ -65,7 +65,7 @@ class Cell:
     n: int
     """Samples, over all tasks."""
     rank: int = 0
-    """1 for the best of the group, 2 for the second best, at the precision that is printed."""
+    """1: best of its group, 2: second best (none where several are best), judged by what is printed; 0: neither."""
     against: Line | None = None
     """What it was compared with."""
     comparison: Comparison | None = None
@@ -83,6 +83,8 @@ class Section:
     lines: list[Line]
     against: str | None = None
     """The line or method that the others are tested against; None: each group's best."""
+    stem: str = ""
+    """Of file names and labels: the benchmark, and what else it takes to tell the sections apart."""
     _columns: dict[tuple[Key, ...], list[Cell | None]] = field(default_factory=dict)
 
     @property
@@ -119,7 +121,7 @@ class Section:
                 if (length, task) not in line.cells:
                     gaps.setdefault((line.name, length), []).append(task)
         return [
-            Problem(f"{self.title(length)}: {name}", "", "no run of " + ", ".join(tasks))
+            Problem(f"{self.stem} {length}".strip() + f": {name}", "", "no run of " + ", ".join(tasks))
             for (name, length), tasks in gaps.items()
         ]
 
@@ -131,6 +133,10 @@ class Section:
         """What a line is of, for CSV."""
         words = {"benchmark": self.benchmark, "protocol": self.protocol, "pair": self.pair, "data": self.data}
         return words | {"method": line.label, "budget": line.budget}
+
+    def score(self, line: Line, length: str) -> Cell | None:
+        """A line's overall score at a length."""
+        return self.column(self.overall(length))[self.lines.index(line)]
 
     def column(self, keys: tuple[Key, ...]) -> list[Cell | None]:
         """The cell of every line; None where a run is missing, which is never guessed."""
@@ -159,10 +165,10 @@ class Section:
         places, references = [], []
         for group in self.groups:
             ranked = [i for i, line in enumerate(self.lines) if line.group == group and line.ranked and cells[i]]
-            means = sorted({round(cells[i].mean, 1) for i in ranked}, reverse=True) if len(ranked) > 1 else []
-            for i in ranked:
-                rank = dict(zip(means[:2], (1, 2), strict=False)).get(round(cells[i].mean, 1), 0)
-                cells[i] = replace(cells[i], rank=rank)
+            printed = {i: round(cells[i].mean, 1) for i in ranked}
+            for i in ranked if len(ranked) > 1 else ():
+                better = sum(mean > printed[i] for mean in printed.values())
+                cells[i] = replace(cells[i], rank=(1, 2, 0)[min(better, 2)])
             if self.against is None:
                 best = max(ranked, key=lambda i: cells[i].mean) if len(ranked) > 1 else None
                 others = ranked
@@ -189,6 +195,9 @@ def make_sections(results: Sequence[Result], against: str | None = None) -> list
         key = (result.benchmark, result.protocol, result.pair, ", ".join(sorted(data)))
         apart.setdefault(key, []).append(result)
     sections = [Section(*key, _lines(members), against) for key, members in sorted(apart.items())]
+    shared = Counter(section.benchmark for section in sections)
+    for section in sections:
+        section.stem = slug(section.title() if shared[section.benchmark] > 1 else section.benchmark)
     lines = [line for section in sections for line in section.lines]
     if against and not any(against in (line.label, line.method) for line in lines):
         there = ", ".join(dict.fromkeys(line.label for line in lines))
@@ -333,7 +342,7 @@ def _latex(slug: str, caption: str, table: Table, starts: Sequence[int]) -> str:
 
 def make_tables(section: Section) -> list[ScoreTable]:
     """Overall score by length, then for each length the averages and the tasks."""
-    slug = re.sub(r"\W+", "-", section.title().lower()).strip("-")
+    stem = section.stem
     short = get_benchmark(section.benchmark).short_names()
     tables = []
     titles = {length: list(section.averages(length))[-1] for length in section.lengths}
@@ -343,17 +352,17 @@ def make_tables(section: Section) -> list[ScoreTable]:
             length if same else f"{length} ({title})": section.overall(length) for length, title in titles.items()
         }
         what = f"by length ({next(iter(titles.values()))} tasks)" if same else "by length"
-        tables.append(ScoreTable(f"{slug}-lengths", _caption(section, what, columns), section, columns))
+        tables.append(ScoreTable(f"{stem}-lengths", _caption(section, what, columns), section, columns))
     for length in section.lengths:
         averages = section.averages(length)
         tail = f"-{length}" if length else ""
         if len(averages) > 2:  # one category and the overall mean say what the tasks' table says
             caption = _caption(section, "averages", averages, length)
-            tables.append(ScoreTable(f"{slug}{tail}", caption, section, averages))
+            tables.append(ScoreTable(f"{stem}{tail}", caption, section, averages))
         columns = {short[task]: ((length, task),) for task in section.tasks(length)}
         columns |= {titles[length]: section.overall(length)}
         tables.append(
-            ScoreTable(f"{slug}{tail}-tasks", _caption(section, "by task", columns, length), section, columns)
+            ScoreTable(f"{stem}{tail}-tasks", _caption(section, "by task", columns, length), section, columns)
         )
     return tables
 
@@ -393,6 +402,11 @@ def _caption(section: Section, what: str, columns: Mapping[str, tuple[Key, ...]]
     if simulated := sorted({r.method for r in results if r.simulated}):
         parts.append(f"Simulated (masks what it drops, frees nothing): {', '.join(simulated)}.")
     return " ".join(parts)
+
+
+def slug(text: str) -> str:
+    """Words as a file's name or a label."""
+    return re.sub(r"[^a-z0-9.=]+", "-", text.lower()).strip("-")
 
 
 def markdown_text(text: str) -> str:

@@ -78,7 +78,7 @@ def _config(path: Path) -> dict:
 
 def _read_run(path: Path, resolved: dict) -> Result:
     """A finished run: the samples that its metrics.json counts. Raises ResultsError where it is not finished."""
-    folder = RunFolder(path)
+    folder = RunFolder(Path(show(path)))  # which its messages name
     metrics, rows = folder.metrics(), [row for row in folder.rows() if row["error"] is None]
     again = "Run it again: eval.py goes on where it stopped"
     if metrics is None:

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{len(results)} runs, {len(tables)} tables; in {output}: {', '.join(written)}")
+    print(f"{len(results)} runs, {len(tables)} tables; in {output}:\n" + "\n".join(f"  {name}" for name in written))
     if problems:
         print(f"{_heading(problems)}:\n{format_problems(problems)}")
     return 0
