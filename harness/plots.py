@@ -228,7 +228,7 @@ def _draw(ax: Axes, panel: Panel, styles: Mapping[str, dict], front: bool) -> No
     ax.set(title=panel.title, xlabel=panel.xlabel, xscale="log")
     ax.grid(True)
     curves: dict[str, list[Point]] = {}
-    for point in sorted(panel.points, key=lambda point: point.x):
+    for point in panel.points:  # in the order of budgets and lengths, which that of costs need not be
         curves.setdefault(point.line.label, []).append(point)
     for label, points in curves.items():
         style = styles.get(label, OTHERS)

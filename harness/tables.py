@@ -113,17 +113,19 @@ class Section:
     def overall(self, length: str) -> tuple[Key, ...]:
         return list(self.averages(length).values())[-1]
 
-    def missing(self) -> list[Problem]:
-        """Runs that other lines have."""
-        gaps: dict[tuple[str, str], list[str]] = {}
+    def remarks(self) -> list[Problem]:
+        """Runs that other lines have, and lines whose runs are not all of the same settings."""
+        remarks = []
         for line in self.lines:
-            for length, task in self.keys:
-                if (length, task) not in line.cells:
-                    gaps.setdefault((line.name, length), []).append(task)
-        return [
-            Problem(f"{self.stem} {length}".strip() + f": {name}", "", "no run of " + ", ".join(tasks))
-            for (name, length), tasks in gaps.items()
-        ]
+            for length in self.lengths:
+                if absent := [task for task in self.tasks(length) if (length, task) not in line.cells]:
+                    where = f"{self.stem} {length}".strip()
+                    remarks.append(Problem(f"{where}: {line.name}", "", "no run of " + ", ".join(absent)))
+            settings = [{o for o in run.options if not o[0].startswith("dataset.")} for run in line.cells.values()]
+            if differ := sorted({o[0] for o in set.union(*settings) - set.intersection(*settings)}):
+                text = f"its runs are not all of the same {', '.join(differ)}"
+                remarks.append(Problem(f"{self.stem}: {line.name}", "", text))
+        return remarks
 
     def title(self, length: str = "") -> str:
         parts = [self.benchmark, f"length {length}" * bool(length), self.pair, f"protocol {self.protocol}", self.data]
@@ -190,7 +192,9 @@ def make_sections(results: Sequence[Result], against: str | None = None) -> list
     """Results by what may share a table. Raises UserError for a reference that no section has."""
     apart: dict[tuple, list[Result]] = {}
     for result in results:
-        options = [(name.removeprefix("dataset."), value) for name, value in result.options if "dataset." in name]
+        options = [
+            (name.removeprefix("dataset."), value) for name, value in result.options if name.startswith("dataset.")
+        ]
         data = [f"{name}={value}" for name, value in options if name not in SHARED + PLACES or value == "builtin"]
         key = (result.benchmark, result.protocol, result.pair, ", ".join(sorted(data)))
         apart.setdefault(key, []).append(result)

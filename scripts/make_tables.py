@@ -4,8 +4,8 @@
     python scripts/make_tables.py results/paper results/baselines --against speckv --plots --output paper/tables
 
 Writes tables.md, tables.tex (booktabs, longtable), tables.csv (a row a cell, with intervals and p values) and, with
---plots, PNG and SVG. Reads run folders alone: what a configuration tree would have had besides cannot be missed. Blank
-is what other lines have and a line has not; it is listed at the end of tables.md, and printed.
+--plots, PNG and SVG. Reads run folders alone, so it cannot miss runs that were never begun. Blank is what
+other lines have and a line has not; it is listed at the end of tables.md, and printed.
 """
 
 from __future__ import annotations
@@ -33,13 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         results, problems = read_tree(args.results, args.methods)
         sections = make_sections(results, args.against)
-        problems += [problem for section in sections for problem in section.missing()]
+        problems += [problem for section in sections for problem in section.remarks()]
         joined, apart = join(read_published(args.published), sections)
         scores = [table for section in sections for table in make_tables(section)]
         tables = [*scores, *published_tables(joined, apart)]
-        write_atomically(output / "tables.md", _markdown(tables, problems))
-        write_atomically(output / "tables.tex", "\n\n".join(table.latex() for table in tables) + "\n")
-        write_atomically(output / "tables.csv", _csv(scores, joined))
         written = ["tables.md", "tables.tex", "tables.csv"]
         if args.plots:
             from harness.plots import plot_section  # matplotlib takes a second to import
@@ -48,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
                 files, notes = plot_section(section, output)
                 written += files
                 problems += notes
+        write_atomically(output / "tables.md", _markdown(tables, problems))
+        write_atomically(output / "tables.tex", "\n\n".join(table.latex() for table in tables) + "\n")
+        write_atomically(output / "tables.csv", _csv(scores, joined))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _heading(problems: Sequence[Problem]) -> str:
-    return f"Missing, blank or left out ({len(problems)})"
+    return f"Missing (blank above), left out, or to be known ({len(problems)})"
 
 
 def _markdown(tables: Sequence[ScoreTable | PlainTable], problems: Sequence[Problem]) -> str:

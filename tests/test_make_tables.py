@@ -12,8 +12,10 @@ import yaml
 
 from data import get_benchmark
 from data.longbench.tasks import PAPER_TASKS
+from harness.plots import _figure, _latency_panels, _styles
 from harness.published import PUBLISHED, read_published
-from harness.tables import latex_text, markdown_text
+from harness.tables import latex_text, make_sections, markdown_text
+from harness.tree import read_tree
 from scripts.make_tables import main
 
 FULL_SIZE = 500
@@ -226,6 +228,12 @@ def test_variants_have_lines_of_their_own_at_every_budget(run):
     assert cells(text, "speckv window_size=8 | 128")[0] == "50.0"
 
 
+def test_a_line_of_runs_with_different_settings_is_listed(run):
+    run("speckv", "vt", [90] * 9, sparse={"window_size": 8})
+    run("speckv", "cwe", [90] * 9, sparse={"window_size": 16})
+    assert "- ruler: speckv 64: its runs are not all of the same window_size" in make()
+
+
 def test_a_run_that_is_there_twice_counts_once(run):
     run("speckv", "vt", [90] * 5)
     run("speckv", "vt", [80] * 9)
@@ -421,11 +429,25 @@ def test_plots(run):
     assert any("first 9 of 500" in word for word in words)
 
 
+def test_points_are_joined_by_budget_where_costs_are_in_another_order(run):
+    for budget, cost in ((64, 3), (128, 1), (256, 2)):
+        run("speckv", "vt", [budget / 4] * 9, budget=budget, cost=cost)
+    (section,) = make_sections(read_tree([Path("results")])[0])
+    panels, notes = _latency_panels(section)
+    figure = _figure(section, panels, _styles(section), front=True)
+    method, front = figure.axes[0].lines
+    assert method.get_ydata().tolist() == [16, 32, 64]
+    assert method.get_xdata() == pytest.approx([1.8, 0.6, 1.2])
+    assert front.get_ydata().tolist() == [32, 64, 64]
+    assert not notes
+
+
 def test_there_is_no_latency_without_timings_of_their_own(run, capsys):
     run("speckv", "vt", [90] * 9, branches=2)
     run("snapkv", "vt", [90] * 9, branches=2)
     make("--plots")
     assert not Path("results/tables/ruler-latency.svg").exists()
+    assert "not in the figure of latency" in Path("results/tables/tables.md").read_text()
     assert "ruler 2048: 2 of 2 lines are not in the figure of latency" in capsys.readouterr().out
 
 
