@@ -126,6 +126,15 @@ def test_lines_are_ranked_among_those_of_their_budget(run):
     assert cells(text, "snapkv | 128")[0] == "90.0"  # alone at its budget
 
 
+def test_bounds_are_shown_and_not_ranked(run):
+    for method, score in (("oracle_lookahead", 99), ("speckv", 90), ("snapkv", 80)):
+        run(method, "vt", [score] * 9)
+    text = make()
+    assert cells(text, "oracle_lookahead | 64")[0] == "99.0"
+    assert cells(text, "speckv | 64")[0] == "**90.0**"
+    assert records(method="snapkv", column="vt")[0]["against"] == "speckv 64"
+
+
 def test_against_a_method_and_against_a_control(run):
     four(run)
     text = make("--against", "snapkv")
@@ -293,6 +302,7 @@ def test_published_scores_stand_beside_equal_runs(run):
         {"budget": 512},
         {"subset": "first"},
         {"dataset": {"over_length": "truncate"}},
+        {"dataset": {"data_files": "builtin"}},
     ],
 )
 def test_published_scores_of_anything_else_stand_apart(run, change):

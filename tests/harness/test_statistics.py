@@ -23,7 +23,7 @@ def test_holm_known_values():
 
 
 def test_few_samples_are_enumerated():
-    tasks = [scores(3, -1, 2, 0), scores(5, 4)]
+    tasks = [scores(8, -1, 6, 0, 7), scores(3, -4)]
     flat = [(value, len(task)) for task in tasks for value in task.values()]
     observed = abs(sum(value / n for value, n in flat))
     worlds = [
