@@ -220,7 +220,8 @@ def _figure(section: Section, panels: Sequence[Panel], styles: Mapping[str, dict
             ax.set_ylabel("mean score")
     _legend(figure, panels, styles, front)
     subsets = sorted({run.subset for line in section.lines for run in line.cells.values() if run.subset})
-    figure.suptitle("; ".join([section.title(), *subsets]), fontsize=7, color="#666666")
+    bands = [] if front else ["bands: 95 % bootstrap intervals"]
+    figure.suptitle("; ".join([section.title(), *subsets, *bands]), fontsize=7, color="#666666")
     return figure
 
 
@@ -237,6 +238,8 @@ def _draw(ax: Axes, panel: Panel, styles: Mapping[str, dict], front: bool) -> No
         ax.plot(x, y, **style | (HOLLOW if points[0].hollow else {}))
         if style is not OTHERS and not front:
             ax.fill_between(x, low, high, color=style["color"], alpha=0.1, linewidth=0)
+            if len(points) == 1:  # whose band has no width
+                ax.vlines(x, low, high, color=style["color"], alpha=0.3, linewidth=3)
     # full last, on top: what is as good as it would hide it
     for point in reversed(panel.levels):
         ax.axhline(point.cell.mean, **{**styles.get(point.line.label, OTHERS), "marker": ""})

@@ -158,7 +158,7 @@ def published_tables(joined: Sequence[Joined], apart: Sequence[Source]) -> list[
         header = ["method", "budget", "column", "ours", "published", "ours - published"]
         lines = [
             [one.line.label, one.line.budget, one.column]
-            + [f"{one.ours:.1f}", f"{one.published:.1f}", f"{one.ours - one.published:+.1f}"]
+            + [f"{one.ours:.1f}", f"{one.published:g}", f"{one.ours - one.published:+.1f}"]
             for one in members
         ]
         caveats = " ".join(dict.fromkeys(one.caveat for one in members))
@@ -170,7 +170,7 @@ def published_tables(joined: Sequence[Joined], apart: Sequence[Source]) -> list[
             [
                 row.method,
                 row.budget,
-                *("" if score is None else f"{score:.1f}" for score in row.scores),
+                *("" if score is None else f"{score:g}" for score in row.scores),
                 *[row.caveat] * noted,
             ]
             for row in source.rows
