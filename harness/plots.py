@@ -6,6 +6,7 @@ the colour-blind can tell apart; markers and lines differ as well, so that nothi
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,8 +221,9 @@ def _figure(section: Section, panels: Sequence[Panel], styles: Mapping[str, dict
             ax.set_ylabel("mean score")
     _legend(figure, panels, styles, front)
     subsets = sorted({run.subset for line in section.lines for run in line.cells.values() if run.subset})
-    bands = [] if front else ["bands: 95 % bootstrap intervals"]
-    figure.suptitle("; ".join([section.title(), *subsets, *bands]), fontsize=7, color="#666666")
+    words = [section.title(), *subsets] + ["bands: 95 % bootstrap intervals"] * (not front)
+    title = textwrap.fill("; ".join(words), int(17 * figure.get_figwidth()))
+    figure.suptitle(title, fontsize=7, color="#666666")
     return figure
 
 

@@ -436,7 +436,7 @@ def test_plots(run):
     assert "length 2048 (timed together, left out: 1)" in words
     assert {"speckv", "vt", "32"} <= set(svg("ruler-tasks-2048-64"))
     assert "Simulated (masks what it drops, frees nothing): snapkv." in text
-    assert any("first 9 of 500" in word for word in words)
+    assert "first 9 of 500" in " ".join(words)
 
 
 def test_points_are_joined_by_budget_where_costs_are_in_another_order(run):
