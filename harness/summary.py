@@ -16,6 +16,8 @@ from harness.plan import Plan, Run
 from harness.results import ResultsError, RunFolder, Status, write_atomically
 
 CAPACITY, RATIO = "max_capacity_prompt", "budget_ratio"
+LAST_STAGE = ".speckv_config."
+"""Of a cascade: its budget is the last one. The order of keys does not tell: a results folder has them sorted."""
 CONTROLS = ("full", "draft_only")
 
 
@@ -40,6 +42,8 @@ class Result:
     simulated: bool
     """What the method drops stays in memory."""
     subset: str | None
+    samples: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    """Index and references of each score's sample: what two runs must share to be paired."""
 
 
 @dataclass(frozen=True)
@@ -147,27 +151,38 @@ def read_result(run: Run, limit: int | None) -> Result | None:
     if folder.state(run.fingerprint, asked, run.basis).status is not Status.DONE:
         return None
     rows = [row for row in folder.rows() if row["error"] is None][:asked]
-    config = run.config
     exhausted = folder.metrics().get("exhausted") and len(rows) == folder.metrics()["n"]
-    options = flatten({k: v for k, v in config.resolved.items() if k not in ("wandb", "batch_size")})
+    return make_result(run.config.resolved, rows, costs(rows), run.config.simulated, run.subset(len(rows), exhausted))
+
+
+def make_result(
+    resolved: Mapping, rows: Sequence[Mapping], spent: Mapping[str, float], simulated: bool, subset: str | None
+) -> Result:
+    """A run's resolved configuration and its rows without errors, in order, as what the tables need.
+
+    spent: what `harness.metrics.costs` gives, other keys beside.
+    """
+    options = flatten({k: v for k, v in resolved.items() if k not in ("wandb", "batch_size")})
+    dataset, protocol = resolved["dataset"], resolved["protocol"]
     return Result(
-        benchmark=config.dataset["dataset_name"],
-        protocol=config.protocol,
-        task=str(config.dataset.get("task", config.dataset["dataset_name"])),
-        pair=(config.target or config.reader).label,
-        seq_len=str(config.dataset.get("seq_len", "")),
-        method=config.sparse_type,
+        benchmark=dataset["dataset_name"],
+        protocol=protocol,
+        task=str(dataset.get("task", dataset["dataset_name"])),
+        pair=(resolved.get("target_model") or resolved["draft_model"])["model_name_or_path"].rstrip("/"),
+        seq_len=str(dataset.get("seq_len", "")),
+        method=resolved["sparse_config"]["sparse_type"],
         budget=tuple(
             (name, value)
-            for key, value in options.items()
+            for key, value in sorted(options.items(), key=lambda item: LAST_STAGE in item[0])
             if (name := key.rpartition(".")[2]) in (CAPACITY, RATIO) and value is not None
         ),
         options=tuple((key.removeprefix("sparse_config."), str(value)) for key, value in options.items()),
-        scores=tuple(row[f"score_{config.protocol}"] for row in rows),
-        costs=costs(rows),
+        scores=tuple(row[f"score_{protocol}"] for row in rows),
+        costs=spent,
         branches=most_branches(rows),
-        simulated=config.simulated,
-        subset=run.subset(len(rows), exhausted),
+        simulated=simulated,
+        subset=subset,
+        samples=tuple((row["index"], tuple(row["references"])) for row in rows),
     )
 
 
@@ -178,13 +193,17 @@ def make_rows(results: Sequence[Result]) -> list[Row]:
     for result in results:
         line = lines.setdefault((result.pair, result.seq_len, result.method, result.budget), {})
         line.setdefault(result.task, []).append(result)
+    # by method, so that its lines are labelled alike at every length and budget
+    varying: dict[tuple[str, str], set[str]] = {}
+    for (pair, _, method, _), cells in lines.items():
+        varying.setdefault((pair, method), set()).update(*map(_varying, cells.values()))
     rows = []
     for key, cells in lines.items():
-        varying = sorted({name for same in cells.values() for name in _varying(same)})
+        names = varying[key[0], key[2]]
         variants: dict[str, dict[str, Result]] = {}
         for task, same in cells.items():
             for result in same:
-                label = ", ".join(f"{n}={v}" for n, v in result.options if n in varying)
+                label = ", ".join(f"{n}={v}" for n, v in result.options if n in names)
                 variants.setdefault(label, {})[task] = result
         rows += [Row(*key, variant, found) for variant, found in variants.items()]
 

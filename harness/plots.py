@@ -1,0 +1,309 @@
+"""Figures of a section: score against budget, length, cache and latency, and task x method; PNG and SVG.
+
+A method has one colour, marker and line in all figures of a section. The colours are close to Okabe and Ito's, which
+the colour-blind can tell apart; markers and lines differ as well, so that nothing is lost in grey.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
+
+from data import get_benchmark
+from harness.errors import Problem
+from harness.summary import CONTROLS
+from harness.tables import Cell, Line, Section, slug
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B6D00", "#555555")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (2, 3)))
+OTHERS = {"color": "#c4c4c4", "linestyle": "-", "marker": ".", "markersize": 3, "linewidth": 0.8, "zorder": 1}
+UNRANKED_STYLES = {
+    "full": {"color": "black", "linestyle": "-", "marker": "h"},
+    "draft_only": {"color": "black", "linestyle": ":", "marker": "d"},
+    "oracle_lookahead": {"color": "black", "linestyle": "--", "marker": "<"},
+    "specpc_oracle": {"color": "black", "linestyle": "-.", "marker": ">"},
+}
+FRONT = {"color": "#f3e2b3", "linestyle": "-", "linewidth": 5, "zorder": 0}
+HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.0}
+RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tables",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#ececec",
+    "legend.frameon": False,
+    "legend.handlelength": 3.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 5.5,
+    "lines.markeredgewidth": 0.3,
+}
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Point:
+    """A line's score at a place on the x axis."""
+
+    line: Line
+    x: float
+    cell: Cell
+    hollow: bool = False
+    """Its x is simulated."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    xlabel: str
+    points: list[Point]
+    levels: list[Point] = field(default_factory=list)
+    """Lines that x does not concern."""
+
+
+def plot_section(section: Section, output: Path) -> tuple[list[str], list[Problem]]:
+    """Write every figure that the section has data for into `output`: (file names, what was left out of them)."""
+    styles = _styles(section)
+    latency, notes = _latency_panels(section)
+    wanted = {
+        "budget": _budget_panels(section, share=False),
+        "budget-share": _budget_panels(section, share=True),
+        "length": _length_panels(section),
+        "cache": _cache_panels(section),
+        "latency": latency,
+    }
+    files = []
+    with matplotlib.rc_context(RC):
+        figures = {
+            name: _figure(section, panels, styles, front=name in ("cache", "latency"))
+            for name, panels in wanted.items()
+            if panels
+        }
+        for length in section.lengths:
+            for group, lines in _by_budget(section).items():
+                name = "-".join(part for part in ("tasks", length, slug(group)) if part)
+                figures[name] = _heat_map(section, length, group, lines)
+        output.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            for kind, options in (("png", {"dpi": 200}), ("svg", {"metadata": {"Date": None}})):
+                files.append(f"{section.stem}-{name}.{kind}")
+                figure.savefig(output / files[-1], **options)
+    return files, notes
+
+
+def _styles(section: Section) -> dict[str, dict]:
+    """Of the methods that are told apart, best first: a large comparison has more than can be. The others are grey."""
+    means: dict[str, list[float]] = {}
+    for length in section.lengths:
+        for line in section.lines:
+            if line.ranked and (cell := section.score(line, length)):
+                means.setdefault(line.label, []).append(cell.mean)
+    fixed = {line.label for line in section.lines if line.group == "all"}
+    order = sorted(means, key=lambda label: (label != section.against, label in fixed, -fmean(means[label])))
+    told = [
+        {"color": colour, "marker": marker, "linestyle": dash}
+        for colour, marker, dash in zip(COLOURS, MARKERS, DASHES, strict=True)
+    ]
+    lines = {line.label: UNRANKED_STYLES[line.method] | {"linewidth": 1.0} for line in section.lines if not line.ranked}
+    return lines | dict(zip(order, told, strict=False))
+
+
+def _by_budget(section: Section) -> dict[str, list[Line]]:
+    """Lines by the budget that they are ranked at, those without one in each."""
+    anywhere = [line for line in section.lines if line.group == "all"]
+    groups = [group for group in section.groups if group != "all"] or ["all"]
+    return {g: anywhere + [line for line in section.lines if line.group == g != "all"] for g in groups}
+
+
+def _points(section: Section, places: Sequence[tuple[Line, str, float]]) -> list[Point]:
+    """(line, length, x) -> points at the overall score; those of runs that are missing are left out."""
+    return [Point(line, x, cell) for line, length, x in places if (cell := section.score(line, length))]
+
+
+def _length_title(length: str) -> str:
+    return f"length {length}" if length else ""
+
+
+def _budget_panels(section: Section, share: bool) -> list[Panel]:
+    """A panel a length; `share`: of the budgets that are shares of the prompt, else of those in entries."""
+    budgets = {group: group.removesuffix(" N") for group in section.groups if group != "all"}
+    budgets = {group: float(number) for group, number in budgets.items() if (number != group) == share}
+    if len(budgets) < 2:
+        return []
+    label = "KV budget, share of the prompt" if share else "KV budget, entries per KV head"
+    panels = []
+    for length in section.lengths:
+        places = [(line, length, budgets[line.group]) for line in section.lines if line.group in budgets]
+        levels = [(line, length, 0.0) for line in section.lines if line.group == "all"]
+        panels.append(Panel(_length_title(length), label, _points(section, places), _points(section, levels)))
+    return panels
+
+
+def _length_panels(section: Section) -> list[Panel]:
+    """A panel a budget."""
+    lengths = [length for length in section.lengths if length.isdigit()]
+    if len(lengths) < 2:
+        return []
+    return [
+        Panel(
+            f"budget {group}",
+            "prompt length, tokens",
+            _points(section, [(line, length, float(length)) for line in lines for length in lengths]),
+        )
+        for group, lines in _by_budget(section).items()
+    ]
+
+
+def _cache_panels(section: Section) -> list[Panel]:
+    """For each length, the cache after the prefill and the most that was held on the way."""
+    panels = []
+    for name, label in (("cache_bytes", "after prefill"), ("peak_cache_bytes", "peak")):
+        for length in section.lengths:
+            points = []
+            for line in section.lines:
+                runs = [line.cells.get(key) for key in section.overall(length)]
+                if (cell := section.score(line, length)) and all(run.costs.get(name) for run in runs):
+                    size = fmean(run.costs[name] for run in runs) / MIB
+                    points.append(Point(line, size, cell, any(run.simulated for run in runs)))
+            title = ", ".join(part for part in (_length_title(length), label) if part)
+            panels.append(Panel(title, f"KV cache of the reader, {label}, MiB", points))
+    return [panel for panel in panels if panel.points]
+
+
+def _latency_panels(section: Section) -> tuple[list[Panel], list[Problem]]:
+    """A panel a length, of the lines whose runs were all answered alone: (panels, how many lines were not)."""
+    panels, notes = [], []
+    for length in section.lengths:
+        scored = [(line, cell) for line in section.lines if (cell := section.score(line, length))]
+        points = []
+        for line, cell in scored:
+            runs = [line.cells[key] for key in section.overall(length)]
+            phases = ("draft_seconds", "prefill_seconds", "decode_seconds")
+            if all(run.branches == 1 for run in runs):
+                points.append(Point(line, fmean(sum(run.costs[phase] for phase in phases) for run in runs), cell))
+        title = _length_title(length)
+        if len(points) < len(scored):
+            count = f"{len(scored) - len(points)} of {len(scored)} lines are not in the figure of latency"
+            text = f"{count}: their runs were answered together, and share their seconds. Run with --branches 1"
+            notes.append(Problem(f"{section.stem} {length}".strip(), "", text))
+            title += f" (timed together, left out: {len(scored) - len(points)})"
+        if any(point.line.method not in CONTROLS for point in points):
+            panels.append(Panel(title.strip(), "draft + prefill + decode, seconds a sample", points))
+    return panels, notes
+
+
+def _figure(section: Section, panels: Sequence[Panel], styles: Mapping[str, dict], front: bool) -> Figure:
+    """Panels side by side with one legend; `front`: with the best score that each cost buys."""
+    columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.7 * columns + 1.6, 2.4 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    for place, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
+        _draw(ax, panel, styles, front)
+        if place % columns == 0:
+            ax.set_ylabel("mean score")
+    _legend(figure, panels, styles, front)
+    subsets = sorted({run.subset for line in section.lines for run in line.cells.values() if run.subset})
+    words = [section.title(), *subsets] + ["bands: 95 % bootstrap intervals"] * (not front)
+    title = textwrap.fill("; ".join(words), int(17 * figure.get_figwidth()))
+    figure.suptitle(title, fontsize=7, color="#666666")
+    return figure
+
+
+def _draw(ax: Axes, panel: Panel, styles: Mapping[str, dict], front: bool) -> None:
+    ax.set(title=panel.title, xlabel=panel.xlabel, xscale="log")
+    ax.grid(True)
+    curves: dict[str, list[Point]] = {}
+    for point in panel.points:  # in the order of budgets and lengths, which that of costs need not be
+        curves.setdefault(point.line.label, []).append(point)
+    for label, points in curves.items():
+        style = styles.get(label, OTHERS)
+        x, y = [point.x for point in points], [point.cell.mean for point in points]
+        low, high = [point.cell.low for point in points], [point.cell.high for point in points]
+        ax.plot(x, y, **style | (HOLLOW if points[0].hollow else {}))
+        if style is not OTHERS and not front:
+            ax.fill_between(x, low, high, color=style["color"], alpha=0.1, linewidth=0)
+            if len(points) == 1:  # whose band has no width
+                ax.vlines(x, low, high, color=style["color"], alpha=0.3, linewidth=3)
+    # full last, on top: what is as good as it would hide it
+    for point in reversed(panel.levels):
+        ax.axhline(point.cell.mean, **{**styles.get(point.line.label, OTHERS), "marker": ""})
+    if front:
+        best = [point for point in panel.points if point.line.ranked or point.line.method in CONTROLS]
+        best = sorted(best, key=lambda point: (point.x, -point.cell.mean))
+        tops = np.maximum.accumulate([point.cell.mean for point in best])
+        ax.step([point.x for point in best], tops, where="post", **FRONT)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    else:
+        ticks = sorted({point.x for point in panel.points})
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.margins(x=0.1)
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _legend(figure: Figure, panels: Sequence[Panel], styles: Mapping[str, dict], front: bool) -> None:
+    """The methods in the order of `styles`, then what grey, hollow and the broad line mean."""
+    points = [point for panel in panels for point in (*panel.points, *panel.levels)]
+    labels = {point.line.label for point in points}
+    entries = [(label, style) for label, style in styles.items() if label in labels]
+    if others := labels - styles.keys():
+        entries.append((f"{len(others)} other methods", OTHERS))
+    if front:
+        entries.append(("best for its cost", FRONT))
+    if any(point.hollow for point in points):
+        entries.append(("hollow: simulated memory", {"color": "black", "marker": "o", "linestyle": ""} | HOLLOW))
+    handles = [Line2D([], [], label=label, **style) for label, style in entries]
+    figure.legend(handles=handles, loc="outside right center")
+
+
+def _heat_map(section: Section, length: str, group: str, lines: Sequence[Line]) -> Figure:
+    """Tasks across, methods down: those without a budget first, then the best first. Blank: missing."""
+    tasks = section.tasks(length)
+    short = get_benchmark(section.benchmark).short_names()
+    columns = {short[task]: section.column(((length, task),)) for task in tasks}
+    columns[list(section.averages(length))[-1]] = section.column(section.overall(length))
+
+    def order(line: Line) -> tuple:
+        cell = section.score(line, length)
+        return line.group != "all", -cell.mean if cell else 1
+
+    lines = sorted((line for line in lines if any(key[0] == length for key in line.cells)), key=order)
+    places = [section.lines.index(line) for line in lines]
+    values = np.array([[c[i].mean if c[i] else np.nan for c in columns.values()] for i in places])
+    figure = Figure(figsize=(0.42 * len(columns) + 2.2, 0.19 * len(lines) + 1.2), layout="constrained")
+    ax = figure.subplots()
+    image = ax.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    for (y, x), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            ax.text(
+                x, y, f"{value:.0f}", ha="center", va="center", fontsize=6, color="black" if value > 55 else "white"
+            )
+    ax.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(lines)), [line.label for line in lines])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    free = sum(line.group == "all" for line in lines)
+    for edge in (free,) if 0 < free < len(lines) else ():
+        ax.axhline(edge - 0.5, color="white", linewidth=3)
+    ax.axvline(len(tasks) - 0.5, color="white", linewidth=3)
+    ax.set_title(f"{section.title(length)}, budget {group}", color="#666666", fontsize=7)
+    figure.colorbar(image, ax=ax, label="mean score", fraction=0.04, pad=0.02)
+    return figure
