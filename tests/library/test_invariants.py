@@ -499,6 +499,56 @@ def test_several_methods_together_equal_each_alone(pair):
             assert same_kept(together.kept[row], alone.kept[0])
 
 
+def test_configurations_of_one_prefill_key_share_a_prefill_and_others_do_not(llama_pair, monkeypatch):
+    """`eval.py --dry-run` counts prefills by these keys before any model is there."""
+    target, draft = llama_pair
+    pc = specpc(64, lookahead_tokens=5)
+
+    def ahead(capacity, **changes):
+        return speckv(capacity, **{"prefill_window_size": None, "prefill_vertical_size": None, **changes})
+
+    def cascade(capacity, **changes):
+        return SpecKVPCConfig(pc, ahead(capacity, lookahead_tokens=None, **changes))
+
+    band = {"prefill_window_size": 20, "prefill_vertical_size": 16}
+    random = replace(DROPPING["random_lookahead"], prefill_window_size=None, prefill_vertical_size=None)
+    alike = {
+        "prompt": [FullConfig(), *(DROPPING[name] for name in ("snapkv", "h2o", "tova"))],
+        "prompt + draft lookahead": [ahead(32), ahead(48, window_size=6)],
+        "prompt + draft lookahead, sparse": [ahead(32, **band), ahead(48, **band, allocation="pyramid")],
+        "prompt, sparse": [baseline("snapkv", 32, **band), baseline("snapkv", 48, **band)],
+        "prompt + random lookahead": [random],
+        "specpc's own": [pc],
+        "shortened prompt + draft lookahead": [cascade(32), cascade(48)],
+        "shortened prompt + draft lookahead, sparse": [cascade(32, **band), cascade(48, **band)],
+    }
+    others = [
+        ("prompt + draft lookahead", ahead(32, lookahead_tokens=4)),
+        ("prompt + draft lookahead, sparse", ahead(32, **band, window_size=6)),
+        ("prompt + draft lookahead, sparse", ahead(32, **{**band, "prefill_window_size": 21})),
+        ("prompt, sparse", baseline("h2o", 32, **band, pool_type="mean", kernel_size=5)),
+        ("prompt + random lookahead", replace(random, seed=7)),
+        ("specpc's own", replace(pc, window_size=9)),
+        ("shortened prompt + draft lookahead", replace(cascade(32), specpc_config=replace(pc, window_size=9))),
+    ]
+    groups = [(words, [config.prefill_key for config in configs]) for words, configs in alike.items()]
+    groups += [(words, [config.prefill_key]) for words, config in others]
+    assert all(key[0] == words and key == keys[0] for words, keys in groups for key in keys)
+    assert len({keys[0] for _, keys in groups}) == len(groups)
+    read = []
+    forward = type(target).forward
+
+    def counted(self, input_ids=None, **kwargs):
+        read.extend([input_ids.shape[1]] if self is target and input_ids.shape[1] > 1 else [])
+        return forward(self, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(type(target), "forward", counted)
+    configs = [config for some in alike.values() for config in some] + [config for _, config in others]
+    patch_model(target, draft, configs)
+    run(target, *left_padded([prompt(N, 1)] * len(configs)), max_new_tokens=2)
+    assert len(read) == len(groups)
+
+
 def test_a_prompt_is_not_taken_for_another_with_its_lookahead(llama_pair):
     target, _ = llama_pair
     ids = prompt(N, 1)
