@@ -2,10 +2,8 @@
 (`selection.best_over_heads`).
 
 Defaults: AdaKV's (window 32, kernel 7, max pooling) and its floor of 0.2 under grouped-query attention, which is
-kvpress's
-too: each head's best fifth is safe, the rest is ranked over all heads. AdaKV's own code blends sizes instead,
-round(size * (1 - floor)) + floor * even share: close, not equal (196/204 here where it has 196/203, see
-../shared/peers.md).
+kvpress's too: each head's best fifth is safe, the rest is ranked over all heads. AdaKV's own code blends sizes instead,
+round(size * (1 - floor)) + floor * even share: close, not equal (196/204 here where it has 196/203).
 """
 
 from dataclasses import dataclass

@@ -3,8 +3,8 @@
     importance(j) = sum over queries i >= j of softmax(q_i K)_j, mean over the group's query heads
 
 Summed over all of the prompt's queries with a window of 8 recent tokens, as KVCache-Factory does (the paper keeps half
-of the
-budget for recent tokens: set window_size to that; kvpress's observed attention divides by the queries that saw a key).
+of the budget for recent tokens: set window_size to that; kvpress's observed attention divides by the queries that saw
+a key).
 Accumulated block by block: exact, and N x N weights never exist. The selection is made once, after the prompt.
 """
 

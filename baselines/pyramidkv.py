@@ -2,7 +2,8 @@
 
 Defaults: KVCache-Factory's (window 8, kernel 7, max pooling, beta 20). Known differences: shares are rounded so that
 their sum is exactly layers x budget (KVCache-Factory rounds the step down), and there is no fall-back to even shares;
-kvpress falls back when budget / 20 < window (tests/peers has figures), which happens at every budget that matters.
+kvpress falls back when budget / 20 < window, which happens at every budget that matters
+(tests/external/test_kvpress_parity.py records figures).
 """
 
 from dataclasses import dataclass
