@@ -78,6 +78,7 @@ def test_the_heads_of_a_layer_are_reduced_alike(reduction):
         reduction_type=reduction,
         head_reduction="layer",
     )
+    torch.testing.assert_close(config.build().importance(view, N, 0, 5), scores.expand(H, -1))
     assert kept_of(config, view, N) == [best_of(scores, 7) + list(range(N - 6, N - 1))] * H
 
 
