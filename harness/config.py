@@ -111,9 +111,9 @@ class RunConfig:
         return None if self.sparse_type == "draft_only" else self.draft
 
     @property
-    def prefill_key(self) -> str | None:
-        """What the reader prefills, in words: runs of one reader with equal keys share it. None: with no other."""
-        return getattr(self.method, "prefill_key", None)
+    def prefill_key(self) -> tuple[Hashable, ...]:
+        """What the reader prefills: in words, and what else decides about it. Runs of one reader and key share it."""
+        return self.method.prefill_key
 
     @property
     def external(self) -> bool:
