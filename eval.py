@@ -20,7 +20,7 @@ from harness.plan import BRANCHES, Plan, make_plan
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 MAX_BRANCHES = 256
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,9 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as exc:
         print(exc, file=sys.stderr)
         return EXIT_USAGE
-    print(describe(plan))
     if args.dry_run:
-        return 0
+        return show_only(describe(plan))
+    print(describe(plan))
     try:
         return execute(plan, args)
     except UserError as exc:
@@ -44,6 +44,17 @@ def main(argv: list[str] | None = None) -> int:
         again = "Run the same command" + (" without --overwrite" if args.overwrite else "") + " to go on"
         print(f"\ninterrupted; what was predicted is in {args.output}/. {again}", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def show_only(text: str) -> int:
+    """Prints what a dry run has to say; a reader that has seen enough (`| head -3`) is no error to tell of."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is still buffered would be written, and fail again, when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    return 0
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from draft_approx_llm.configs import MethodConfig, capacity_of, check_budget, check_int, check_window
-from draft_approx_llm.method import Kept, Method, Read
+from draft_approx_llm.method import Method, Read, read_kept
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,4 @@ class RandomPrompt(Method):
         checksum = zlib.crc32(prompt.long().cpu().numpy().tobytes(), self.config.seed)
         generator = torch.Generator().manual_seed(checksum)
         drawn = torch.randperm(n - window, generator=generator)[: capacity - window].sort().values
-        kept = torch.cat([drawn, torch.arange(n - window, n)]).to(prompt.device)
-        result = yield Read(prompt[kept])
-        result.kept = Kept(prompt=kept)
-        return result
+        return (yield from read_kept(prompt, torch.cat([drawn, torch.arange(n - window, n)]).to(prompt.device)))

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 
 from draft_approx_llm.configs import MethodConfig, capacity_of, check_budget, check_int
-from draft_approx_llm.method import Kept, Listen, LookAhead, Method, Read
+from draft_approx_llm.method import Listen, LookAhead, Method, Read, read_kept
 from draft_approx_llm.selection import best
 
 
@@ -56,9 +56,7 @@ class SpeculativePrefill(Method):
         listen = Listen(step_reduction="mean", pool_type="mean", kernel_size=self.config.kernel_size)
         ahead = yield LookAhead(prompt, self.config.lookahead_tokens, listen)
         kept = choose_chunks(ahead.scores, capacity, self.config.chunk_size)
-        result = yield Read(prompt[kept], positions=kept, next_position=n)
-        result.kept = Kept(prompt=kept)
-        return result
+        return (yield from read_kept(prompt, kept, original=True))
 
 
 def choose_chunks(scores: torch.Tensor, capacity: int, chunk: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from draft_approx_llm.configs import MethodConfig, capacity_of, check_budget, check_choice
-from draft_approx_llm.method import Kept, Method, Read
+from draft_approx_llm.method import Method, Read, read_kept
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,7 @@ class Truncation(Method):
         capacity = capacity_of(n, self.config.max_capacity_prompt, self.config.budget_ratio)
         if n <= capacity:
             return (yield Read(prompt))
-        kept = choose(n, capacity, self.config.cut).to(prompt.device)
-        result = yield Read(prompt[kept])
-        result.kept = Kept(prompt=kept)
-        return result
+        return (yield from read_kept(prompt, choose(n, capacity, self.config.cut).to(prompt.device)))
 
 
 def choose(n: int, capacity: int, cut: str) -> torch.Tensor:

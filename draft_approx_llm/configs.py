@@ -7,6 +7,7 @@ A new method subclasses `MethodConfig`, names its `sparse_type` and builds its i
 from __future__ import annotations
 
 import difflib
+from collections.abc import Hashable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -50,9 +51,9 @@ class MethodConfig:
         return 0
 
     @property
-    def prefill_key(self) -> str | None:
-        """What the target reads of a prompt, in words: methods of equal keys share its prefill. None: its own."""
-        return None
+    def prefill_key(self) -> tuple[Hashable, ...]:
+        """What the target reads, in words, and what else decides about it: methods of equal keys share a prefill."""
+        return f"{self.sparse_type}'s own", repr(self)
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> MethodConfig:
@@ -158,14 +159,26 @@ class FullConfig(MethodConfig):
     sparse_type: ClassVar[str] = "full"
 
     @property
-    def prefill_key(self) -> str:
-        return "prompt"
+    def prefill_key(self) -> tuple[Hashable, ...]:
+        return ("prompt",)
 
     def build(self) -> Method:
         from draft_approx_llm.method import Full
 
         return Full()
 
+
+# Settings of a `KVConfig` that importance does not depend on.
+_NOT_SCORING = (
+    "max_capacity_prompt",
+    "budget_ratio",
+    "sink_size",
+    "allocation",
+    "pyramid_beta",
+    "adaptive_floor",
+    "prefill_window_size",
+    "prefill_vertical_size",
+)
 
 QUERIES = ("window", "draft", "target", "oracle", "random", "dummy")
 ALLOCATIONS = ("uniform", "pyramid", "adaptive", "pyramid_adaptive")
@@ -267,14 +280,23 @@ class KVConfig(MethodConfig):
         return capacity_of(n, self.max_capacity_prompt, self.budget_ratio)
 
     @property
-    def prefill_key(self) -> str | None:
-        key = "prompt"
+    def scoring(self) -> tuple[tuple[str, Any], ...]:
+        """The settings that importance depends on."""
+        return tuple((name, value) for name, value in vars(self).items() if name not in _NOT_SCORING)
+
+    @property
+    def prefill_key(self) -> tuple[Hashable, ...]:
+        words, rest = "prompt", ()
         if self.queries != "window":
-            key += f" + {self.queries} lookahead {self.lookahead_tokens or ''}".rstrip()
+            words += f" + {self.queries} lookahead"
+            # What the target says over a compressed cache depends on all that compressed it.
+            ahead = {"random": self.seed, "target": repr(self)}.get(self.queries)
+            rest += (self.lookahead_tokens, ahead)
         if self.prefill_window_size is not None:
-            scoring = f"{self.window_size}, {self.pool_type} {self.kernel_size}, {self.reduction_type}"
-            key += f" (sparse above {self.prefill_window_size} + {self.prefill_vertical_size} tokens; {scoring})"
-        return key
+            words += ", sparse"
+            # Configurations of one `build` are scored by one class.
+            rest += (self.prefill_window_size, self.prefill_vertical_size, type(self).build, self.scoring)
+        return (words, *rest)
 
     def build(self) -> Method:
         from draft_approx_llm.kv_dropping import KVDropping
@@ -413,6 +435,11 @@ class SpecKVPCConfig(MethodConfig):
     @property
     def first_draft_layer(self) -> int:
         return self.specpc_config.starting_layer_index
+
+    @property
+    def prefill_key(self) -> tuple[Hashable, ...]:
+        words, *rest = self.speckv_config.prefill_key
+        return f"shortened {words}", repr(self.specpc_config), *rest
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -118,19 +118,6 @@ def _is_sparse(config: KVConfig, n_read: int) -> bool:
     return config.prefill_window_size is not None and n_read > config.prefill_window_size + config.prefill_vertical_size
 
 
-# What importance does not depend on.
-_NOT_SCORING = (
-    "max_capacity_prompt",
-    "budget_ratio",
-    "sink_size",
-    "allocation",
-    "pyramid_beta",
-    "adaptive_floor",
-    "prefill_window_size",
-    "prefill_vertical_size",
-)
-
-
 @dataclass(frozen=True)
 class _Scoring:
     """Pooled importance, computed once a layer for all the methods and budgets that score alike."""
@@ -149,9 +136,7 @@ class _Scoring:
         return pool(scores, config.pool_type, config.kernel_size)
 
     def _key(self) -> tuple:
-        config = self.method.config
-        settings = {name: value for name, value in vars(config).items() if name not in _NOT_SCORING}
-        return (type(self.method), self.n, self.n_ahead, self.window, *settings.items())
+        return (type(self.method), self.n, self.n_ahead, self.window, self.method.config.scoring)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Scoring) and self._key() == other._key()

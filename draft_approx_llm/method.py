@@ -156,6 +156,18 @@ class Prefilled:
     stats: dict[str, float] = field(default_factory=dict)
 
 
+def read_kept(prompt: torch.Tensor, kept: torch.Tensor, original: bool = False) -> Steps:
+    """The last step of prompt compression: the target reads the tokens at `kept` [C], sorted positions in the prompt.
+
+    `original`: they keep their positions; else they are read as an ordinary prompt.
+    """
+    result = yield Read(
+        prompt[kept], positions=kept if original else None, next_position=len(prompt) if original else None
+    )
+    result.kept = Kept(prompt=kept)
+    return result
+
+
 class Method:
     """Base of all methods. Nothing is remembered between calls."""
 

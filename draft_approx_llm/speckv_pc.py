@@ -6,7 +6,7 @@ import torch
 
 from draft_approx_llm.configs import SpecKVPCConfig
 from draft_approx_llm.kv_dropping import KVDropping
-from draft_approx_llm.method import Kept, Method, Read, check_listened_layer
+from draft_approx_llm.method import Kept, Method, Read, check_listened_layer, read_kept
 from draft_approx_llm.specpc import ask, choose
 
 
@@ -28,12 +28,10 @@ class SpecKVPC(Method):
         kept = torch.arange(n, device=prompt.device)
         if n > pc.capacity(n):
             kept = choose(ahead.scores, pc)
-        positions = kept if pc.position_ids == "original" else None
+        original = pc.position_ids == "original"
         if not self.speckv.acts_on(len(kept), len(ahead.tokens)):
-            result = yield Read(prompt[kept], positions=positions, next_position=None if positions is None else n)
-            result.kept = Kept(prompt=kept)
-            return result
-        result = yield self.speckv.reading(prompt[kept], ahead.tokens, positions)
+            return (yield from read_kept(prompt, kept, original))
+        result = yield self.speckv.reading(prompt[kept], ahead.tokens, kept if original else None)
         # Positions in what was read become positions in the caller's prompt.
         in_prompt = [
             kept[layer] if isinstance(layer, torch.Tensor) else [kept[head] for head in layer]

@@ -6,7 +6,7 @@ import torch
 
 from draft_approx_llm.configs import SpecPCConfig
 from draft_approx_llm.importance import pool
-from draft_approx_llm.method import Kept, Listen, LookAhead, Method, Read, Request, check_listened_layer
+from draft_approx_llm.method import Listen, LookAhead, Method, Read, Request, check_listened_layer, read_kept
 from draft_approx_llm.selection import keep_prompt
 
 
@@ -27,12 +27,7 @@ class SpecPC(Method):
             return (yield Read(prompt))
         ahead = yield ask(prompt, request, self.config, self.listener)
         kept = choose(ahead.scores, self.config)
-        original = self.config.position_ids == "original"
-        result = yield Read(
-            prompt[kept], positions=kept if original else None, next_position=len(prompt) if original else None
-        )
-        result.kept = Kept(prompt=kept)
-        return result
+        return (yield from read_kept(prompt, kept, self.config.position_ids == "original"))
 
 
 def ask(prompt: torch.Tensor, request: Request, config: SpecPCConfig, by: str = "draft") -> LookAhead:

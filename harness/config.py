@@ -111,9 +111,9 @@ class RunConfig:
         return None if self.sparse_type == "draft_only" else self.draft
 
     @property
-    def prefill_key(self) -> str | None:
-        """What the reader prefills, in words: runs of one reader with equal keys share it. None: with no other."""
-        return getattr(self.method, "prefill_key", None)
+    def prefill_key(self) -> tuple[Hashable, ...]:
+        """What the reader prefills: in words, and what else decides about it. Runs of one reader and key share it."""
+        return self.method.prefill_key
 
     @property
     def external(self) -> bool:
@@ -443,6 +443,9 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
                 add("sparse_config.sparse_type", f"unknown method {sparse_type!r}. {hint}")
             else:
                 add_error("sparse_config", exc)
+        for key in method.model_settings if method else ():
+            if text := _missing_folder(getattr(method, key)):
+                add(f"sparse_config.{key}", text)
 
     draft_only = sparse_type == "draft_only"
     wanted = {"target_model": not draft_only, "draft_model": draft_only or (method is not None and method.needs_draft)}
@@ -513,8 +516,15 @@ def _model_spec(section: str, values: dict, sparse_type: str, add) -> ModelSpec 
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", spec.device):
             wrong.append(("device", f"{spec.device!r} is not one of auto, cpu, mps, cuda, cuda:N"))
         for key, path in (("model_name_or_path", spec.model_name_or_path), ("tokenizer", spec.tokenizer)):
-            if path and not local_folder(path) and (path.count("/") > 1 or path.startswith((".", "/", "~"))):
-                wrong.append((key, f"no such folder: {path}. Give a model's folder, or a hub name like owner/name"))
+            if path and (text := _missing_folder(path)):
+                wrong.append((key, text))
     for key, text in wrong:
         add(f"{section}.{key}", text)
     return None if wrong else spec
+
+
+def _missing_folder(path: str) -> str | None:
+    """What is wrong with a model's name that can only be a folder, and is none."""
+    if not local_folder(path) and (path.count("/") > 1 or path.startswith((".", "/", "~"))):
+        return f"no such folder: {path}. Give a model's folder, or a hub name like owner/name"
+    return None

@@ -64,9 +64,9 @@ def _work(plan: Plan, pair: PairGroup, runs: Sequence[Run]) -> tuple | None:
     found = chunks(runs, plan.branches)
     for chunk in found:
         keys = [run.config.prefill_key for run in chunk]
-        prefills += len(set(keys) - {None}) + keys.count(None)
+        prefills += len(set(keys))
         reader = "" if chunk[0].config.reader == pair.target else " (by the draft)"
-        parts.update("not shared" if key is None else key + reader for key in keys)
+        parts.update(key[0] + reader for key in keys)
     return len(runs), len(found), prefills, tuple(sorted(parts.items(), key=lambda part: (-part[1], part[0])))
 
 

@@ -289,8 +289,7 @@ def chunks(runs: Sequence[Run], branches: int) -> list[list[Run]]:
     for run in runs:
         config = run.config
         prefills = alike.setdefault((config.reader, config.tokenizer_spec, config.batch_size), {})
-        key = config.prefill_key
-        prefills.setdefault((key, run.name if key is None else ""), []).append(run)
+        prefills.setdefault(config.prefill_key, []).append(run)
     result = []
     for prefills in alike.values():
         found: list[list[Run]] = []

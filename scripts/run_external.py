@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from data.benchmark import Sample  # noqa: E402
-from eval import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, positive  # noqa: E402
+from eval import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, positive, show_only  # noqa: E402
 from external.answering import Answerer, Desk  # noqa: E402
 from external.client import ToolError, python_of  # noqa: E402
 from harness.config import parse_overrides  # noqa: E402
@@ -41,9 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         plan = make_plan(args.cfg, parse_overrides(args.set), args.output, args.limit, args.overwrite)
         runs = plan.left_to_tools()
-        print(describe(plan, runs))
         if args.dry_run:
-            return 0
+            return show_only(describe(plan, runs))
+        print(describe(plan, runs))
         for tool in dict.fromkeys(run.config.method.tool for run in runs):
             python_of(tool)
     except UserError as exc:

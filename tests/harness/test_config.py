@@ -117,6 +117,10 @@ def test_a_base_that_is_not_there_is_named(write):
         ({"target_model": {"model_name_or_path": "a/b", "trust_remote_code": "yes"}}, "must be true or false"),
         ({"target_model": {"model_name_or_path": 3}}, "target_model.model_name_or_path: must be a string"),
         ({"target_model": {"model_name_or_path": "data/no/such"}}, "no such folder: data/no/such"),
+        (
+            {"sparse_config": {"sparse_type": "llmlingua", "compressor": "/no/such", "max_capacity_prompt": 99}},
+            "sparse_config.compressor: no such folder: /no/such. Give a model's folder, or a hub name",
+        ),
         ({"target_model": "a/b"}, "target_model: must hold `key: value` pairs"),
         ({"protocol": "papers"}, "protocol: 'papers' is not a protocol"),
         ({"batch_size": 0}, "batch_size: must be a whole number of at least 1"),

@@ -59,6 +59,16 @@ def test_dry_run_writes_nothing(write, command, workspace):
     assert sorted(p.name for p in workspace.iterdir()) == ["cfg"]
 
 
+@pytest.mark.parametrize("script", ["eval.py", "scripts/run_external.py"])
+def test_a_dry_run_whose_reader_has_gone_says_nothing(workspace, script):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, REPOSITORY / script, "--cfg", REPOSITORY / "cfg/demo", "--dry-run"]
+    done = subprocess.run(command, cwd=workspace, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=100)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_killed_and_resumed_at_the_first_missing_sample(write, command):
     write("cfg/a.yaml")
     write("cfg/b.yaml")

@@ -248,10 +248,8 @@ def test_a_method_is_put_on_again_only_where_the_runs_change(tree):
 
 
 def test_chunks_keep_equal_prefills_together(write, monkeypatch):
-    monkeypatch.setattr(FullConfig, "prefill_key", None, raising=False)
-    monkeypatch.setattr(
-        SpecKVConfig, "prefill_key", property(lambda self: f"lookahead {self.lookahead_tokens}"), raising=False
-    )
+    monkeypatch.setattr(FullConfig, "prefill_key", property(lambda self: ("own", id(self))))
+    monkeypatch.setattr(SpecKVConfig, "prefill_key", property(lambda self: (f"lookahead {self.lookahead_tokens}",)))
     for i, ahead in enumerate([1, 2, 1, 2, 1, 2, 2]):
         sparse = {"sparse_type": "speckv", "max_capacity_prompt": 100 + i, "lookahead_tokens": ahead}
         write(f"cfg/{i}.yaml", sparse_config=sparse)
@@ -271,7 +269,7 @@ def test_chunks_keep_equal_prefills_together(write, monkeypatch):
     text = describe(plan)
     assert (
         "  1 data set x 9 runs in 3 chunks; a sample's prompt is prefilled 4 times instead of 9 "
-        "(lookahead 2: 4 runs; lookahead 1: 3 runs; not shared: 2 runs)"
+        "(lookahead 2: 4 runs; lookahead 1: 3 runs; own: 2 runs)"
     ) in text
     plan.branches = 32
     assert "in 1 chunk; a sample's prompt is prefilled 4 times instead of 9 (" in describe(plan)
@@ -280,8 +278,7 @@ def test_chunks_keep_equal_prefills_together(write, monkeypatch):
 
 
 def test_the_draft_reads_for_itself_and_equal_data_sets_are_one_line(write, monkeypatch):
-    monkeypatch.setattr(FullConfig, "prefill_key", "prompt", raising=False)
-    monkeypatch.setattr(SpecKVConfig, "prefill_key", "prompt", raising=False)
+    monkeypatch.setattr(SpecKVConfig, "prefill_key", ("prompt",))
     for task in ("add", "sub"):
         for method in ("full", "draft_only", "speckv"):
             dataset = {"dataset_name": "toy", "task": task}

@@ -4,7 +4,7 @@ from families import FAMILIES, tiny_pair
 
 @pytest.fixture(scope="session", params=FAMILIES)
 def pair(request):
-    """Target and draft, each family in turn. Tests patch the target; `untouched` checks that nothing stays behind."""
+    """Target and draft, each family in turn. A test that patches the target may leave it patched."""
     return tiny_pair(request.param)
 
 

@@ -1,5 +1,7 @@
 """What must hold for every method in every family."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from families import DEVICE, FAMILIES, left_padded, prompt, tiny_pair
@@ -18,6 +20,7 @@ from draft_approx_llm import (
     unpatch_model,
 )
 from draft_approx_llm.method import Request
+from draft_approx_llm.prefill import Branch, Prefill, read, rotary
 from draft_approx_llm.reading import read_prompts
 from draft_approx_llm.timing import Timer
 
@@ -183,12 +186,22 @@ MASKED = {
 @pytest.mark.parametrize("name", MASKED)
 def test_dropping_equals_masking(pair, name):
     target, draft = pair
-    patch_model(target, draft, MASKED[name])
-    ids = prompt(N, 5)
+    check_masking(target, draft, MASKED[name], N)
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1])
+def test_a_sliding_window_leaves_the_sinks_behind(beyond):
+    target, draft = tiny_pair("gemma3")
+    check_masking(target, draft, baseline("streaming_llm", 20), target.config.sliding_window + beyond)
+
+
+def check_masking(target, draft, config, n):
+    patch_model(target, draft, config)
+    ids = prompt(n, 5)
     got = run(target, ids, output_logits=True)
     unpatch_model(target)
 
-    masking = Masking(N)
+    masking = Masking(n)
     masking.kept = got.kept[0].cache
     AttentionInterface.register("test_masking", masking)
     AttentionMaskInterface.register("test_masking", sdpa_mask)
@@ -199,7 +212,7 @@ def test_dropping_equals_masking(pair, name):
             target(input_ids=ids[:, :-1], past_key_values=cache)
             tokens = torch.cat([ids[:, -1:], got.output_ids], dim=1)
             for i in range(NEW):
-                position = torch.tensor([[N - 1 + i]], device=DEVICE)
+                position = torch.tensor([[n - 1 + i]], device=DEVICE)
                 step = target(input_ids=tokens[:, i : i + 1], position_ids=position, past_key_values=cache)
                 torch.testing.assert_close(got.logits[i], step.logits[:, -1], atol=1e-4, rtol=1e-4)
     finally:
@@ -221,10 +234,47 @@ def test_memory_really_shrinks(family):
         assert layer.keys.shape[-2] == layer.values.shape[-2] == capacity
         held = layer.keys.untyped_storage().nbytes() + layer.values.untyped_storage().nbytes()
         assert held == capacity * head_bytes
-    assert result.stats["kept_tokens"] == capacity
+    assert (result.stats["read_tokens"], result.stats["kept_tokens"]) == (N, capacity)
     assert result.stats["cache_bytes"] == layers * capacity * head_bytes
     one_full_layer = (N + 5) * head_bytes
     assert result.stats["peak_cache_bytes"] == (layers - 1) * capacity * head_bytes + one_full_layer
+
+
+def test_at_most_one_whole_layer_exists_at_a_time(llama_pair):
+    target, _ = llama_pair
+    seen = []
+
+    def keep(view):
+        seen.append(hook.cache.nbytes())
+        return torch.arange(10, device=DEVICE).expand(len(view.keys), -1)
+
+    hook = Prefill([Branch(keep), Branch()])
+    with torch.no_grad():
+        read(target, prompt(N, 6)[0], hook)
+    layers, whole = target.config.num_hidden_layers, 2 * N * 16 * 4 * 2
+    assert seen == [whole] * layers
+    assert hook.cache.nbytes() == 0
+    assert [branch.cache.nbytes() for branch in hook.branches] == [layers * whole * 10 // N, layers * whole]
+
+
+def test_the_rotation_is_that_of_the_layer(pair):
+    model, _ = pair
+    given = []
+    layers = model.get_decoder().layers
+    hooks = [
+        layer.self_attn.register_forward_pre_hook(
+            lambda module, args, kwargs: given.append(kwargs["position_embeddings"]), with_kwargs=True
+        )
+        for layer in layers
+    ]
+    with torch.no_grad():
+        model(prompt(30))
+    for hook in hooks:
+        hook.remove()
+    for i, (cos, sin) in enumerate(given):
+        got = rotary(model, i, torch.arange(30, device=DEVICE))
+        torch.testing.assert_close(got, (cos[0], sin[0]))
+    assert len(given) == len(layers)
 
 
 def test_a_sliding_layer_keeps_nothing_that_no_later_query_sees():
@@ -245,6 +295,12 @@ def test_the_sliding_window_moves_on_while_decoding():
     patch_model(target, None, FullConfig())
     got = run(target, ids, max_new_tokens=12, output_logits=True)
     torch.testing.assert_close(got.logits, expected.logits, atol=1e-5, rtol=1e-4)
+
+
+def test_the_prefill_is_sparse_where_prompt_and_lookahead_exceed_band_and_columns():
+    method = speckv(None, prefill_window_size=20, prefill_vertical_size=16).build()
+    assert not method.acts_on(31, 5)
+    assert method.acts_on(32, 5)
 
 
 def test_sparse_prefill_alone_drops_nothing(llama_pair):
@@ -284,6 +340,45 @@ def test_original_positions_keep_their_places(llama_pair):
     torch.testing.assert_close(torch.stack(output.logits, 1), expected[:, -NEW:], atol=1e-4, rtol=1e-4)
 
 
+def test_the_cascade_reads_and_looks_ahead_at_original_positions(llama_pair, monkeypatch):
+    target, draft = llama_pair
+    patch_model(target, draft, DROPPING["speckvpc_original"])
+    fed = []
+    forward = type(target).forward
+
+    def recorded(self, position_ids=None, **kwargs):
+        if self is target:
+            fed.append(position_ids[0].tolist())
+        return forward(self, position_ids=position_ids, **kwargs)
+
+    monkeypatch.setattr(type(target), "forward", recorded)
+    kept = run(target, prompt(N, 6), max_new_tokens=3).kept[0].prompt
+    # What is kept of the prompt, four lookahead tokens; then the last prompt token again, and what is decoded.
+    assert fed == [[*kept.tolist(), *range(N, N + 4)], [N - 1], [N], [N + 1]]
+
+
+@pytest.mark.parametrize("positions", ["contiguous", "original"])
+def test_the_cascade_with_room_in_one_stage_is_the_other_alone(llama_pair, positions):
+    target, draft = llama_pair
+    pc, kv = specpc(64, lookahead_tokens=5, position_ids=positions), speckv(32, lookahead_tokens=None)
+    for cascade, alone in (
+        (SpecKVPCConfig(pc, replace(kv, max_capacity_prompt=512)), pc),
+        (SpecKVPCConfig(replace(pc, max_capacity_prompt=512), kv), replace(kv, lookahead_tokens=5)),
+    ):
+        patch_model(target, draft, cascade)
+        got = run(target, prompt(N, 6), output_logits=True)
+        patch_model(target, draft, alone)
+        expected = run(target, prompt(N, 6), output_logits=True)
+        assert torch.equal(torch.stack(got.logits), torch.stack(expected.logits))
+        assert got.stats == expected.stats
+        got, expected = got.kept[0], expected.kept[0]
+        if expected.cache is None:
+            assert got.prompt.tolist() == expected.prompt.tolist() and got.cache is None
+        else:
+            assert got.prompt.tolist() == list(range(N))
+            assert [layer.tolist() for layer in got.cache] == [layer.tolist() for layer in expected.cache]
+
+
 def test_the_draft_runs_once_for_the_cascade(llama_pair, monkeypatch):
     target, draft = llama_pair
     patch_model(target, draft, DROPPING["speckvpc"])
@@ -311,6 +406,20 @@ def test_lookahead_stops_at_eos(llama_pair, name):
     patch_model(target, draft, DROPPING[name])
     output = run(target, ids, eos_token_id=eos)
     assert output.stats[0]["lookahead_tokens"] == expected
+
+
+def test_what_the_target_generates_is_counted_stops_at_eos_and_has_its_peak(llama_pair):
+    target, _ = llama_pair
+    unpatch_model(target)
+    ids = prompt(N, 6)
+    said = run(target, ids).sequences[0, N:]
+    patch_model(target, None, DROPPING["oracle_lookahead"])
+    stats = run(target, ids).stats[0]
+    assert stats["lookahead_tokens"] == 5 and stats["draft_tokens"] == 0
+    head_bytes = 2 * 16 * 4 * 2
+    assert stats["peak_cache_bytes"] == 3 * N * head_bytes  # the oracle holds all of the prompt
+    stats = run(target, ids, eos_token_id=int(said[2])).stats[0]
+    assert stats["lookahead_tokens"] == said.tolist().index(int(said[2])) + 1 < 5
 
 
 @pytest.mark.parametrize("name", ["speckv", "specpc_original", "speckvpc"])
@@ -388,6 +497,87 @@ def test_several_methods_together_equal_each_alone(pair):
             torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
             assert together.stats[row] == alone.stats[0]
             assert same_kept(together.kept[row], alone.kept[0])
+
+
+def test_configurations_of_one_prefill_key_share_a_prefill_and_others_do_not(llama_pair, monkeypatch):
+    """`eval.py --dry-run` counts prefills by these keys before any model is there."""
+    target, draft = llama_pair
+    pc = specpc(64, lookahead_tokens=5)
+
+    def ahead(capacity, **changes):
+        return speckv(capacity, **{"prefill_window_size": None, "prefill_vertical_size": None, **changes})
+
+    def cascade(capacity, **changes):
+        return SpecKVPCConfig(pc, ahead(capacity, lookahead_tokens=None, **changes))
+
+    band = {"prefill_window_size": 20, "prefill_vertical_size": 16}
+    random = replace(DROPPING["random_lookahead"], prefill_window_size=None, prefill_vertical_size=None)
+    alike = {
+        "prompt": [FullConfig(), *(DROPPING[name] for name in ("snapkv", "h2o", "tova"))],
+        "prompt + draft lookahead": [ahead(32), ahead(48, window_size=6)],
+        "prompt + draft lookahead, sparse": [ahead(32, **band), ahead(48, **band, allocation="pyramid")],
+        "prompt, sparse": [baseline("snapkv", 32, **band), baseline("snapkv", 48, **band)],
+        "prompt + random lookahead": [random],
+        "specpc's own": [pc],
+        "shortened prompt + draft lookahead": [cascade(32), cascade(48)],
+        "shortened prompt + draft lookahead, sparse": [cascade(32, **band), cascade(48, **band)],
+    }
+    others = [
+        ("prompt + draft lookahead", ahead(32, lookahead_tokens=4)),
+        ("prompt + draft lookahead, sparse", ahead(32, **band, window_size=6)),
+        ("prompt + draft lookahead, sparse", ahead(32, **{**band, "prefill_window_size": 21})),
+        ("prompt, sparse", baseline("h2o", 32, **band, pool_type="mean", kernel_size=5)),
+        ("prompt + random lookahead", replace(random, seed=7)),
+        ("specpc's own", replace(pc, window_size=9)),
+        ("shortened prompt + draft lookahead", replace(cascade(32), specpc_config=replace(pc, window_size=9))),
+    ]
+    groups = [(words, [config.prefill_key for config in configs]) for words, configs in alike.items()]
+    groups += [(words, [config.prefill_key]) for words, config in others]
+    assert all(key[0] == words and key == keys[0] for words, keys in groups for key in keys)
+    assert len({keys[0] for _, keys in groups}) == len(groups)
+    read = []
+    forward = type(target).forward
+
+    def counted(self, input_ids=None, **kwargs):
+        read.extend([input_ids.shape[1]] if self is target and input_ids.shape[1] > 1 else [])
+        return forward(self, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(type(target), "forward", counted)
+    configs = [config for some in alike.values() for config in some] + [config for _, config in others]
+    patch_model(target, draft, configs)
+    run(target, *left_padded([prompt(N, 1)] * len(configs)), max_new_tokens=2)
+    assert len(read) == len(groups)
+
+
+def test_a_prompt_is_not_taken_for_another_with_its_lookahead(llama_pair):
+    target, _ = llama_pair
+    ids = prompt(N, 1)
+    longer = torch.cat([ids, ids[:, -1:]], dim=1)  # the same tokens, read as one prompt
+    patch_model(target, None, [replace(DROPPING["dummy_lookahead"], lookahead_tokens=1), FullConfig()])
+    together = run(target, *left_padded([ids, longer]))
+    patch_model(target, None, FullConfig())
+    alone = run(target, longer)
+    assert together.stats[1] == alone.stats[0]
+    assert together.output_ids[1].tolist() == alone.output_ids[0].tolist()
+
+
+@pytest.mark.parametrize(("n", "kept"), [(32, 32), (33, 32)])
+def test_a_prompt_of_the_budgets_length_is_read_as_it_is(llama_pair, n, kept):
+    target, draft = llama_pair
+    for name in ("snapkv", "speckv"):
+        patch_model(target, draft, DROPPING[name])
+        output = run(target, prompt(n, 6))
+        assert (output.kept[0].cache is None) == (n == kept)
+        assert output.stats[0]["kept_tokens"] == kept
+
+
+@pytest.mark.parametrize("capacity", [1, 7, 8])
+def test_a_budget_by_ratio_within_the_window_is_all_window(llama_pair, capacity):
+    target, draft = llama_pair
+    for name in ("snapkv", "speckv", "ada_speckv", "pyramidkv"):
+        patch_model(target, draft, replace(DROPPING[name], max_capacity_prompt=None, budget_ratio=capacity / N))
+        for layer in run(target, prompt(N, 6)).kept[0].cache:
+            assert [head.tolist() for head in layer] == [list(range(N - 1 - capacity, N - 1))] * 2
 
 
 def test_equal_work_is_done_once(llama_pair, monkeypatch):

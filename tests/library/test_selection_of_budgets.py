@@ -51,6 +51,8 @@ def test_ties_between_heads_go_to_the_lower_head_and_position():
     chosen = best_over_heads(torch.ones(2, 6), 2, 0.0)
     assert [head.tolist() for head in chosen] == [[0, 1, 2, 3], []]
     assert [head.tolist() for head in best_over_heads(torch.ones(2, 6), 2, 0.5)] == [[0, 1, 2], [0]]
+    # the floor of 1.5 is one position
+    assert [head.tolist() for head in best_over_heads(torch.ones(2, 6), 3, 0.5)] == [[0, 1, 2, 3, 4], [0]]
 
 
 @pytest.mark.parametrize("sliding_window", [None, 9])

@@ -65,6 +65,7 @@ def test_pool_is_centred_and_even_kernels_reach_right(kernel):
     torch.testing.assert_close(pool(scores, "max", kernel), torch.stack([w.amax(1) for w in windows], 1))
     torch.testing.assert_close(pool(scores, "mean", kernel), torch.stack([w.sum(1) / kernel for w in windows], 1))
     assert pool(scores, None, kernel) is scores
+    assert pool(scores[:, :0], "max", kernel).shape == (2, 0)
 
 
 def test_best_breaks_ties_by_position_for_every_k():
