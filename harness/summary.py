@@ -60,7 +60,7 @@ class Row:
 
     @property
     def budget_label(self) -> str:
-        return " > ".join(f"{value:g} N" if key == RATIO else str(value) for key, value in self.budget) or "all"
+        return budget_label(self.budget)
 
     @property
     def mark(self) -> str:
@@ -157,11 +157,7 @@ def read_result(run: Run, limit: int | None) -> Result | None:
         pair=(config.target or config.reader).label,
         seq_len=str(config.dataset.get("seq_len", "")),
         method=config.sparse_type,
-        budget=tuple(
-            (name, value)
-            for key, value in options.items()
-            if (name := key.rpartition(".")[2]) in (CAPACITY, RATIO) and value is not None
-        ),
+        budget=budget_of(config.resolved),
         options=tuple((key.removeprefix("sparse_config."), str(value)) for key, value in options.items()),
         scores=tuple(row[f"score_{config.protocol}"] for row in rows),
         costs=costs(rows),
@@ -169,6 +165,20 @@ def read_result(run: Run, limit: int | None) -> Result | None:
         simulated=config.simulated,
         subset=run.subset(len(rows), exhausted),
     )
+
+
+def budget_of(resolved: Mapping) -> tuple[tuple[str, float], ...]:
+    """(key, value) of a configuration's budgets, one a stage of the method; none where all is kept."""
+    return tuple(
+        (name, value)
+        for key, value in flatten(resolved["sparse_config"]).items()
+        if (name := key.rpartition(".")[2]) in (CAPACITY, RATIO) and value is not None
+    )
+
+
+def budget_label(budget: Sequence[tuple[str, float]]) -> str:
+    """A budget for a table, such as `512 > 64`."""
+    return " > ".join(f"{value:g} N" if key == RATIO else str(value) for key, value in budget) or "all"
 
 
 def make_rows(results: Sequence[Result]) -> list[Row]:
