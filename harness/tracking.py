@@ -32,7 +32,7 @@ PREDICTIONS = 50
 """Rows of the table of predictions, unless `wandb.predictions` says otherwise."""
 PROMPT_TAIL = 300
 """Characters of a prompt in that table."""
-PATIENCE = 20
+PATIENCE = 15
 """Seconds that the end of a sweep waits for W&B, from the last sign that it gets on."""
 ALIASES = {"dryrun": "offline", "run": "online"}  # W&B's former names
 
@@ -89,7 +89,7 @@ class WandbTracker:
         self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._worker: subprocess.Popen | None = None
         self._broken = self._killed = False
-        self._heard = 0.0  # when the worker last reported
+        self._heard = 0.0  # when the worker last got on with a run
         self._unsent: dict[str, str] = {}  # {run name: W&B's folder} of what the server does not have
 
     def opened(self, run: Run, samples: Sequence[Sample]) -> None:
@@ -176,10 +176,11 @@ class WandbTracker:
 
     def _listen(self) -> None:
         for line in self._worker.stdout:
-            self._heard = time.monotonic()
             report = json.loads(line)
             if text := report.get("say"):
                 self.say(f"W&B: {text}")
+            if "name" in report:
+                self._heard = time.monotonic()
             if folder := report.get("started"):
                 self._unsent[report["name"]] = folder
             if report.get("sent"):

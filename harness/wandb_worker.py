@@ -11,10 +11,13 @@ import json
 import os
 import queue
 import resource
+import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
@@ -24,7 +27,7 @@ import wandb
 PROJECT = "draft-approx-llm"
 POLL = 5.0
 """Seconds between looks at the open runs' rows."""
-INIT_TIMEOUT = 15
+INIT_TIMEOUT = 10
 """Seconds for a server to answer to a new run; after that, the session goes on offline."""
 FINISHERS = 8
 """Runs that are sent to their end side by side."""
@@ -78,22 +81,25 @@ class Session:
         self._ids: dict[str, str] = {}  # {W&B id: run name}
         self._online: bool | None = None  # not known before it was tried
         self._finishers = ThreadPoolExecutor(FINISHERS)
+        self._reporting = threading.Lock()
+        self._substitute: subprocess.Popen | None = None
 
     def report(self, **what: Any) -> None:
         """Tell the sweep."""
-        try:
+        with self._reporting, suppress(OSError):  # if it is gone, what is logged is finished all the same
             self.reports.write(json.dumps(what) + "\n")
-        except OSError:  # it is gone: what is logged is finished all the same
-            pass
 
     def handle(self, message: dict) -> None:
         """One message of the sweep's."""
         if message["event"] == "open":
             if log := self._start(message):
                 self.open[message["name"]] = log
-        elif message["event"] == "end" and (log := self.open.pop(message["name"], None)):
-            status = "failed" if message["error"] else "finished"
-            self._finishers.submit(self._finish, log, status, message["error"])
+        elif message["event"] == "end":
+            if log := self.open.pop(message["name"], None):
+                status = "failed" if message["error"] else "finished"
+                self._finishers.submit(self._finish, log, status, message["error"])
+            elif self._substitute:
+                self._forward(message)
 
     def look(self) -> None:
         """Log the rows that have come."""
@@ -108,6 +114,8 @@ class Session:
         """Finish everything."""
         for log in self.open.values():
             self._finishers.submit(self._finish, log, "interrupted", None)
+        if self._substitute:
+            self._substitute.communicate()
         self._finishers.shutdown()
         wandb.teardown()
 
@@ -119,20 +127,31 @@ class Session:
         if mode == "disabled":  # by `wandb disabled`, in this folder or for this user
             return None
         online = mode == "online" and self._can_be_online()
-        for attempt in (["online"] if online else []) + ["offline"]:
-            try:
-                run = self._init(message, attempt)
-            except Exception as exc:
-                what = "logging offline" if attempt == "online" else "not logged"
-                self.report(say=f"{message['name']}: {_brief(exc)}; {what}")
+        try:
+            run = self._init(message, "online" if online else "offline")
+        except Exception as exc:
+            self.report(say=f"{message['name']}: {_brief(exc)}; {'going on offline' if online else 'not logged'}")
+            if online:
                 self._online = False
-                continue
-            # "on this machine only" until it has been sent
-            self.report(name=message["name"], started=str(Path(run.dir).parent))
-            if attempt == "online" and len(self._ids) == 1:
-                self.report(say=f"logging to {run.project_url}")
-            return Log(run, message)
-        return None
+                self._forward(message | {"options": message["options"] | {"mode": "offline"}})
+            return None
+        # "on this machine only" until it has been sent
+        self.report(name=message["name"], started=str(Path(run.dir).parent))
+        if online and len(self._ids) == 1:
+            self.report(say=f"logging to {run.project_url}")
+        return Log(run, message)
+
+    def _forward(self, message: dict) -> None:
+        """Leave a run to a process like this one: W&B's service keeps the id of a run that it failed to start."""
+        if self._substitute is None:
+            command = [sys.executable, "-m", "harness.wandb_worker", *sys.argv[1:]]
+            environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+            self._substitute = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=self.reports, text=True
+            )
+        with suppress(OSError):
+            self._substitute.stdin.write(json.dumps(message) + "\n")
+            self._substitute.stdin.flush()
 
     def _can_be_online(self) -> bool:
         if self._online is None:
@@ -183,13 +202,18 @@ class Session:
         )
 
     def _finish(self, log: Log, status: str, error: str | None) -> None:
-        name = log.message["name"]
+        name, sent = log.message["name"], not log.run.offline
+        for part in (log.follow, partial(log.figures, status, error), log.table, log.artifact):
+            try:
+                part()
+            except Exception as exc:
+                sent = False
+                self.report(say=f"{name}: {_brief(exc)}")
         try:
-            log.finish(status, error)
+            log.run.finish(exit_code=0 if status == "finished" else 1)
+            self.report(name=name, sent=sent)
         except Exception as exc:
             self.report(say=f"{name}: {_brief(exc)}")
-        else:
-            self.report(name=name, sent=not log.run.offline)
 
 
 class Log:
@@ -235,9 +259,8 @@ class Log:
             done = {"progress/samples": self._good, "progress/fraction": self._good / self.message["samples"]}
             self.run.log(means | done, step=step)
 
-    def finish(self, status: str, error: str | None) -> None:
-        """Log the rest, then the figures, the table and the artifact; the run is over."""
-        self.follow()
+    def figures(self, status: str, error: str | None) -> None:
+        """How the run ended, and what came out."""
         summary: dict[str, Any] = {"status": status, "failed_samples": self._failed}
         if status == "finished":
             metrics = json.loads((self.folder / "metrics.json").read_text())
@@ -245,18 +268,23 @@ class Log:
         if error:
             summary["error"] = error
         self.run.summary.update(summary)
+
+    def table(self) -> None:
+        """The first predictions, to be read."""
         if self._table:
             columns = ["index", "prompt_tail", "output", "references", "score", "kept_fraction"]
             rows = [self._table[index] for index in sorted(self._table)]
             table = wandb.Table(columns=columns, data=rows)
             self.run.log({"predictions": table}, step=max(self._good - 1, self.run.starting_step))
+
+    def artifact(self) -> None:
+        """The run's folder, where that is asked for."""
         if self.message["options"].get("artifact"):
             artifact = wandb.Artifact(f"results-{self.run.id}", type="results", metadata={"run": self.message["name"]})
             for path in sorted(self.folder.iterdir()):
                 if path.is_file() and path.name != ".lock":
                     artifact.add_file(str(path), name=path.name)
             self.run.log_artifact(artifact)
-        self.run.finish(exit_code=0 if status == "finished" else 1)
 
 
 def summary_of(metrics: dict, task: str, categories: list[str]) -> dict[str, Any]:
