@@ -119,7 +119,7 @@ class Runner:
             missing = data.missing(writer)
             self.bar.total += len(missing) - (self.plan.samples_left(run) or 0)  # what the plan could only guess
             writer.keep_prompt(data.samples[0].prompt)
-            self.tracker.opened(run, data.samples)
+            self.tracker.opened(run, data.samples, len(writer.good))
             why = too_long(run, missing, data, self.pool)
         except (ResultsError, ModelError) as exc:
             self._fail(run, str(exc))

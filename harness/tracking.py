@@ -25,9 +25,11 @@ from typing import Any, Protocol
 from data.benchmark import Sample
 from harness.config import REPOSITORY, WANDB_MODES
 from harness.errors import Problem, ProblemsError
-from harness.plan import Plan, Run
+from harness.plan import PairGroup, Plan, Run
 from harness.summary import budget_label, budget_of
 
+PROJECT = "draft-approx-llm"
+"""Where runs go, unless WANDB_PROJECT or `wandb.project` says otherwise."""
 PREDICTIONS = 50
 """Rows of the table of predictions, unless `wandb.predictions` says otherwise."""
 PROMPT_TAIL = 300
@@ -40,8 +42,8 @@ ALIASES = {"dryrun": "offline", "run": "online"}  # W&B's former names
 class Tracker(Protocol):
     """What the runner tells as it goes. No method may raise, or take long."""
 
-    def opened(self, run: Run, samples: Sequence[Sample]) -> None:
-        """The run's folder is open, and these are all its samples; some may be answered already."""
+    def opened(self, run: Run, samples: Sequence[Sample], answered: int) -> None:
+        """The run's folder is open, and these are all its samples, `answered` of them by earlier invocations."""
 
     def ended(self, run: Run, why_not: str | None = None) -> None:
         """The run is complete, or failed with `why_not`; of no effect for a run that was not opened."""
@@ -53,7 +55,7 @@ class Tracker(Protocol):
 class NoTracker:
     """Listens to nothing."""
 
-    def opened(self, run: Run, samples: Sequence[Sample]) -> None: ...
+    def opened(self, run: Run, samples: Sequence[Sample], answered: int) -> None: ...
 
     def ended(self, run: Run, why_not: str | None = None) -> None: ...
 
@@ -79,6 +81,25 @@ def make_tracker(plan: Plan, output: Path, no_log: bool, say: Callable[[str], No
     return WandbTracker(plan, output, mode, say)
 
 
+def facets_of(run: Run, pair: PairGroup) -> dict[str, Any]:
+    """What runs are compared by, as W&B's configuration has it beside the run's own; `pair` is the run's."""
+    budget = budget_of(run.config.resolved)
+    return {
+        "name": run.name,
+        "fingerprint": run.fingerprint,
+        "method": run.config.sparse_type,
+        "budget": budget_label(budget),
+        # what is kept in the end, as a number to plot over
+        **dict(budget[-1:]),
+        "benchmark": run.benchmark.name,
+        "task": run.config.dataset.get("task", run.benchmark.name),
+        "seq_len": run.config.dataset.get("seq_len"),
+        "target": (run.config.target or run.config.reader).label,
+        "draft": run.config.draft.label if run.config.draft else None,
+        "pair": "+".join(spec.label for spec in (pair.target, pair.draft) if spec),
+    }
+
+
 class WandbTracker:
     """Tells a process that talks to W&B what happens; it is started with the first run."""
 
@@ -92,10 +113,10 @@ class WandbTracker:
         self._heard = 0.0  # when the worker last got on with a run
         self._unsent: dict[str, str] = {}  # {run name: W&B's folder} of what the server does not have
 
-    def opened(self, run: Run, samples: Sequence[Sample]) -> None:
+    def opened(self, run: Run, samples: Sequence[Sample], answered: int) -> None:
         """See Tracker."""
-        if "disabled" != (self.mode or run.config.wandb.get("mode")):
-            self._safely(self._open, run, samples)
+        if (self.mode or run.config.wandb.get("mode")) != "disabled":
+            self._safely(self._open, run, samples, answered)
 
     def ended(self, run: Run, why_not: str | None = None) -> None:
         """See Tracker."""
@@ -132,11 +153,11 @@ class WandbTracker:
             self._broken = True
             self.say(f"W&B: off for the rest of this sweep. {type(exc).__name__}: {exc}")
 
-    def _open(self, run: Run, samples: Sequence[Sample]) -> None:
+    def _open(self, run: Run, samples: Sequence[Sample], answered: int) -> None:
         if self._worker is None:
             self._start()
         self._opened.add(run.name)
-        self._send(self._description(run, samples))
+        self._send(self._description(run, samples, answered))
 
     def _start(self) -> None:
         folder = Path(os.environ.get("WANDB_DIR") or self.output) / "wandb"
@@ -196,27 +217,13 @@ class WandbTracker:
         online = " --include-online" if any("/run-" in folder for folder in folders) else ""
         return f"wandb sync{online} {shlex.quote(parent)}/*run-*"
 
-    def _description(self, run: Run, samples: Sequence[Sample]) -> dict:
+    def _description(self, run: Run, samples: Sequence[Sample], answered: int) -> dict:
         """What the worker is told of a run: plain data."""
-        config, pair = run.config, self._pairs[run.name]
-        options = config.wandb
-        benchmark, task = run.benchmark.name, config.dataset.get("task", run.benchmark.name)
-        budget = budget_of(config.resolved)
+        config, options = run.config, run.config.wandb
+        facets = facets_of(run, self._pairs[run.name])
+        task = facets["task"]
         shown = samples[: options.get("predictions", PREDICTIONS)]
         averages = run.benchmark.averages(list(run.benchmark.short_names()))
-        models = "+".join(spec.label for spec in (pair.target, pair.draft) if spec)
-        facets = {
-            "name": run.name,
-            "fingerprint": run.fingerprint,
-            "method": config.sparse_type,
-            "budget": budget_label(budget),
-            # what is kept in the end, as a number to plot over
-            **({budget[-1][0]: budget[-1][1]} if budget else {}),
-            "benchmark": benchmark,
-            "task": task,
-            "seq_len": config.dataset.get("seq_len"),
-            "pair": models,
-        }
         length = [f"length {facets['seq_len']}"] * bool(facets["seq_len"])
         return {
             "event": "open",
@@ -224,13 +231,15 @@ class WandbTracker:
             "id": run.fingerprint,
             "folder": str(run.folder.resolve()),
             "options": options | ({"mode": self.mode} if self.mode else {}),
-            "group": f"{benchmark}/{models}",
+            "project": PROJECT,
+            "group": f"{facets['benchmark']}/{facets['pair']}",
             "job_type": config.sparse_type,
-            "tags": [config.sparse_type, benchmark, task, *length, config.protocol],
+            "tags": [config.sparse_type, facets["benchmark"], task, *length, config.protocol],
             "config": {k: v for k, v in config.resolved.items() if k != "wandb"} | facets,
             "protocol": config.protocol,
             "task": task,
             "categories": [title for title, tasks in averages.items() if task in tasks],
             "samples": len(samples),
+            "answered": answered,
             "prompts": {sample.index: sample.prompt[-PROMPT_TAIL:] for sample in shown},
         }

@@ -1,8 +1,9 @@
 """The process that talks to W&B, started by harness/tracking.py: python -m harness.wandb_worker DIR PID
 
 It reads a message a line (a run opened, a run ended), follows the predictions.jsonl of the open runs, and reports a
-line for what the sweep should know. All that a session logs follows from the run's folder, from its first sample on: an
-offline session is complete in itself, and one that resumes on a server leaves out the steps that are there.
+line for what the sweep should know. What is logged follows from the run's folder: a step for each sample, which is
+logged once. A server says which steps it has; offline, a session has those of its own samples, numbered from 0, and
+`wandb sync` puts them after what the server has by then. Figures and table are always those of all samples.
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TextIO
 
 import wandb
 
-PROJECT = "draft-approx-llm"
 POLL = 5.0
 """Seconds between looks at the open runs' rows."""
 INIT_TIMEOUT = 10
@@ -173,7 +172,7 @@ class Session:
         return wandb.init(
             id=message["id"],
             name=message["name"][-128:],  # W&B's limits
-            project=option("project", "WANDB_PROJECT", PROJECT),
+            project=option("project", "WANDB_PROJECT", message["project"]),
             entity=option("entity", "WANDB_ENTITY", None),
             group=option("group", "WANDB_RUN_GROUP", message["group"])[:128],
             job_type=message["job_type"],
@@ -226,6 +225,7 @@ class Log:
         self._sums: dict[str, float] = {}
         self._table: dict[int, list] = {}
         self._good = self._failed = 0
+        self._before = message["answered"] if run.offline else 0
 
     def follow(self) -> None:
         """Log what was appended since the last time: a step a sample, with the means so far."""
@@ -253,11 +253,13 @@ class Log:
         for key, value in values.items():
             self._sums[key] = self._sums.get(key, 0.0) + value
         self._good += 1
-        step = self._good - 1
-        if step >= self.run.starting_step:  # a run that resumes on a server has those before
+        if (step := self._step()) >= self.run.starting_step:
             means = {f"progress/{key}": total / self._good for key, total in self._sums.items()}
             done = {"progress/samples": self._good, "progress/fraction": self._good / self.message["samples"]}
             self.run.log(means | done, step=step)
+
+    def _step(self) -> int:
+        return self._good - 1 - self._before
 
     def figures(self, status: str, error: str | None) -> None:
         """How the run ended, and what came out."""
@@ -275,7 +277,7 @@ class Log:
             columns = ["index", "prompt_tail", "output", "references", "score", "kept_fraction"]
             rows = [self._table[index] for index in sorted(self._table)]
             table = wandb.Table(columns=columns, data=rows)
-            self.run.log({"predictions": table}, step=max(self._good - 1, self.run.starting_step))
+            self.run.log({"predictions": table}, step=max(self._step(), self.run.starting_step))
 
     def artifact(self) -> None:
         """The run's folder, where that is asked for."""

@@ -144,7 +144,7 @@ class Sweep:
         missing = data.missing(writer)
         self.bar.total += len(missing) - (self.plan.samples_left(run) or 0)  # what the plan could only guess
         writer.keep_prompt(data.samples[0].prompt)
-        self.tracker.opened(run, data.samples)
+        self.tracker.opened(run, data.samples, len(writer.good))
         # what a tool rewrites is within the budget when it is read
         if not run.config.method.rewrites and (why := too_long(run, missing, data, self.desk.pool)):
             return why

@@ -20,12 +20,16 @@ class Server:
         """{run id: variables of each upsertBucket}"""
         self.history: dict[str, dict[int, dict]] = defaultdict(dict)
         """{run id: {step: values}}"""
+        self.points = 0
+        """Lines of history, of all runs, however often a step comes."""
         self.summary: dict[str, dict] = {}
         self.exit_codes: dict[str, int] = {}
         self.uploads: dict[str, bytes] = {}
         """{path: content} of files and artifacts."""
         self.artifacts: list[dict] = []
         """The input of each createArtifact."""
+        self.views: list[dict] = []
+        """Variables of each upsertView: reports."""
         self.requests = 0
         self.errors: list[str] = []
         """Requests that this server cannot answer."""
@@ -98,6 +102,7 @@ class Server:
                 if name == "wandb-history.jsonl":
                     row = json.loads(line)
                     self.history[run_id][row["_step"]] = row
+                    self.points += 1
                 elif name == "wandb-summary.json":
                     self.summary[run_id] = json.loads(line)
         if message.get("complete"):
@@ -122,6 +127,16 @@ class Server:
             bucket |= {"historyLineCount": len(rows), "historyTail": json.dumps([json.dumps(row) for row in rows[-1:]])}
             bucket |= {"logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]", "tags": [], "notes": None}
             return {"data": {"model": project | {"bucket": bucket | {"wandbConfig": '{"t": {}}'}}}}
+        if "query GetProjects" in query:
+            node = {"__typename": "Project", "id": "p", "name": "p", "entityName": "ent", "createdAt": "", "user": None}
+            page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+            return {"data": {"models": {"pageInfo": page, "edges": [{"node": node | {"isBenchmark": False}}]}}}
+        if "upsertView" in query:
+            self.views.append(variables)
+            view = {"id": "v", "name": variables["name"], "displayName": variables["displayName"], "type": "runs"}
+            view |= {"description": "", "project": {"id": "p", "name": "p", "entityName": "ent"}, "user": {}}
+            view |= {"spec": variables["spec"], "createdAt": None, "updatedAt": None}
+            return {"data": {"upsertView": {"view": view, "inserted": True}}}
         if "viewer" in query:
             viewer = {"id": "v", "entity": "ent", "username": "u", "email": "u@example.com", "flags": "{}"}
             return {"data": {"viewer": viewer | {"teams": {"edges": []}}}}
