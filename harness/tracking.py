@@ -138,8 +138,9 @@ class WandbTracker:
         finally:
             # in its own session, so that Ctrl-C does not reach it: it is the group's leader
             self._killed = self._worker.poll() is None
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._worker.pid, signal.SIGKILL)
+            if self._worker.poll() != 0:  # a worker that crashed may have left W&B's service behind
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._worker.pid, signal.SIGKILL)
             self._worker.wait()
             if self._unsent:
                 self.say(f"W&B: logged on this machine only. To send it: {self._sync_command()}")
@@ -171,7 +172,7 @@ class WandbTracker:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
         with (folder / "worker.log").open("ab") as log:
             self._worker = subprocess.Popen(
-                [sys.executable, "-m", "harness.wandb_worker", str(folder.parent), str(os.getpid())],
+                [sys.executable, "-P", "-m", "harness.wandb_worker", str(folder.parent), str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -143,7 +143,7 @@ class Session:
     def _forward(self, message: dict) -> None:
         """Leave a run to a process like this one: W&B's service keeps the id of a run that it failed to start."""
         if self._substitute is None:
-            command = [sys.executable, "-m", "harness.wandb_worker", *sys.argv[1:]]
+            command = [sys.executable, "-P", "-m", "harness.wandb_worker", *sys.argv[1:]]
             environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
             self._substitute = subprocess.Popen(
                 command, env=environment, stdin=subprocess.PIPE, stdout=self.reports, text=True
