@@ -100,6 +100,15 @@ def facets_of(run: Run, pair: PairGroup) -> dict[str, Any]:
     }
 
 
+def kill_service(worker: int) -> None:
+    """End what W&B started in a worker: it is in a session of its own, and would go on trying for days."""
+    with suppress(OSError, subprocess.SubprocessError):
+        found = subprocess.run(["pgrep", "-P", str(worker)], capture_output=True, text=True, timeout=5)
+        for child in found.stdout.split():
+            if os.getpgid(int(child)) == int(child):
+                os.killpg(int(child), signal.SIGKILL)
+
+
 class WandbTracker:
     """Tells a process that talks to W&B what happens; it is started with the first run."""
 
@@ -137,13 +146,17 @@ class WandbTracker:
                 self.say(f"W&B: no progress for {PATIENCE} s, so the sweep ends without it")
         finally:
             # in its own session, so that Ctrl-C does not reach it: it is the group's leader
-            self._killed = self._worker.poll() is None
-            if self._worker.poll() != 0:  # a worker that crashed may have left W&B's service behind
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._worker.pid, signal.SIGKILL)
-            self._worker.wait()
+            if self._worker.poll() is None:
+                self._kill()
             if self._unsent:
                 self.say(f"W&B: logged on this machine only. To send it: {self._sync_command()}")
+
+    def _kill(self) -> None:
+        self._killed = True
+        kill_service(self._worker.pid)
+        with suppress(OSError):
+            os.killpg(self._worker.pid, signal.SIGKILL)
+        self._worker.wait()
 
     def _safely(self, do: Callable[..., None], *arguments: Any) -> None:
         if self._broken:

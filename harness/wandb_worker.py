@@ -24,6 +24,8 @@ from typing import Any, TextIO
 
 import wandb
 
+from harness.tracking import kill_service
+
 POLL = 5.0
 """Seconds between looks at the open runs' rows."""
 INIT_TIMEOUT = 10
@@ -64,11 +66,17 @@ def main() -> int:
         if time.monotonic() - looked > POLL:
             session.look()
             looked = time.monotonic()
-    timer = threading.Timer(ORPHAN, os._exit, [1])
+    timer = threading.Timer(ORPHAN, give_up)
     timer.daemon = True
     timer.start()
     session.close()
     return 0
+
+
+def give_up() -> None:
+    """End at once."""
+    kill_service(os.getpid())
+    os._exit(1)
 
 
 class Session:

@@ -344,6 +344,11 @@ def test_figures_of_a_run_with_parts(write):
     }
 
 
+def services() -> list[str]:
+    """Process ids of W&B's services on this machine."""
+    return subprocess.run(["pgrep", "-r", "R,S,D", "wandb-"], capture_output=True, text=True).stdout.split()
+
+
 def report_script():
     spec = importlib.util.spec_from_file_location("wandb_report", REPOSITORY / "scripts" / "wandb_report.py")
     script = importlib.util.module_from_spec(spec)
@@ -399,7 +404,7 @@ def test_progress_is_sent_while_it_runs(write, online):
         assert process.poll() is None
         assert any(online.history.values())
     finally:
-        process.kill()
+        process.send_signal(signal.SIGINT)
         process.wait()
 
 
@@ -461,10 +466,12 @@ def test_a_server_that_goes_while_runs_are_open(write, online):
     write("cfg/a.yaml")
     write("cfg/b.yaml", dataset=toy.LEAF["dataset"] | {"task": "sub"})
     said: list[str] = []
+    before = set(services())
     start = time.monotonic()
     assert here(said=said).finished == ["a", "b"]
     assert time.monotonic() - start < 60
     assert "no progress" in said[-2]
+    assert not set(services()) - before  # nothing goes on in the background
     assert f"-{fingerprint('a')}" in said[-1]
     assert "offline-run-" in said[-1]
     for name in ("a", "b"):
