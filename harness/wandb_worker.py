@@ -113,9 +113,9 @@ class Session:
         for name, log in list(self.open.items()):
             try:
                 log.follow()
-            except Exception as exc:
-                self.report(say=f"{name}: {_brief(exc)}")
+            except Exception as exc:  # W&B's service is gone, or the folder
                 del self.open[name]
+                self._finishers.submit(self._finish, log, "interrupted", _brief(exc))
 
     def close(self) -> None:
         """Finish everything."""
