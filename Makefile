@@ -23,7 +23,7 @@ $(VENV)/installed: requirements.txt requirements-peers.txt pyproject.toml
 
 # DEMO_ARGS='--limit 1' for a quick look
 demo: setup
-	$(OFFLINE) $(RUN) eval.py --cfg 'cfg/demo/**/*.yaml' $(DEMO_ARGS)
+	$(OFFLINE) $(RUN) eval.py --cfg 'cfg/demo/**/*.yaml' --no_log $(DEMO_ARGS)
 
 test: setup
 	$(PYTEST)

@@ -77,7 +77,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; loads no model")
     parser.add_argument("--overwrite", action="store_true", help="start the runs afresh, replacing their results")
-    parser.add_argument("--no_log", action="store_true", help="do not track the runs (tracking is not there yet)")
+    parser.add_argument("--no_log", action="store_true", help="do not log to Weights & Biases")
     parser.add_argument("--output", type=Path, default=Path("results"), help="where results go (default: results/)")
     return parser.parse_args(argv)
 
@@ -96,6 +96,13 @@ def branches(text: str) -> int:
     return int(text)
 
 
+def tell(text: str) -> None:
+    """A line on standard error that leaves the progress bar whole."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
+
+
 def execute(plan: Plan, args: argparse.Namespace) -> int:
     """Run what is not done, then the summary. Raises UserError."""
     failures: dict[str, str] = {}
@@ -103,14 +110,19 @@ def execute(plan: Plan, args: argparse.Namespace) -> int:
         # torch takes seconds to import: not before the plan stands
         from harness.models import ModelPool
         from harness.runner import Runner, preflight
+        from harness.tracking import make_tracker
 
         pool = ModelPool()
         try:
+            tracker = make_tracker(plan, args.output, args.no_log, tell)
             preflight(plan, pool)
         except UserError as exc:
             print(exc, file=sys.stderr)
             return EXIT_USAGE
-        failures = Runner(plan, pool, args.overwrite).run().failures
+        try:
+            failures = Runner(plan, pool, args.overwrite, tracker).run().failures
+        finally:
+            tracker.close()
     elif plan.left_to_tools():
         print("nothing to run here: what is left is for external tools")
     else:

@@ -27,7 +27,8 @@ from harness.errors import Problem, ProblemsError, nearest
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOP_KEYS = ("base", "target_model", "draft_model", "dataset", "sparse_config", "protocol", "batch_size", "wandb")
 SECTIONS = ("target_model", "draft_model", "dataset", "sparse_config", "wandb")
-WANDB_KEYS = ("project", "entity", "mode", "tags", "group")
+WANDB_KEYS = ("project", "entity", "mode", "tags", "group", "predictions", "artifact")
+WANDB_MODES = ("online", "offline", "disabled")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 
@@ -404,12 +405,9 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
     if type(batch_size) is not int or batch_size < 1:
         add("batch_size", f"must be a whole number of at least 1, not {batch_size!r}")
     wandb = tree.get("wandb") or {}
-    for key, value in wandb.items():
-        strings = value if isinstance(value, list) and key == "tags" else [value]
-        if value is not None and (
-            not all(isinstance(s, str) for s in strings) or (key == "tags") != (strings is value)
-        ):
-            add(f"wandb.{key}", f"must be {'a list of strings' if key == 'tags' else 'a string'}, not {value!r}")
+    wandb = {key: value for key, value in wandb.items() if value is not None}
+    for key, text in _wandb_problems(wandb):
+        add(f"wandb.{key}", text)
 
     # null is the default, written out; left out, so that it cannot tell apart runs that are the same
     dataset = {key: value for key, value in (tree.get("dataset") or {}).items() if value is not None}
@@ -478,6 +476,22 @@ def _validate(path: Path, tree: dict, origins: Mapping[str, str]) -> RunConfig:
         wandb=wandb,
         resolved=resolved,
     )
+
+
+def _wandb_problems(options: dict) -> list[tuple[str, str]]:
+    """(key, what is wrong with it) of a `wandb:` section without nulls."""
+    forms = {
+        "mode": (f"one of {', '.join(WANDB_MODES)}", lambda value: value in WANDB_MODES),
+        "tags": ("a list of strings", lambda value: isinstance(value, list) and all(isinstance(s, str) for s in value)),
+        "predictions": ("a whole number of rows, 0 for none", lambda value: type(value) is int and value >= 0),
+        "artifact": ("true or false", lambda value: isinstance(value, bool)),
+    }
+    problems = []
+    for key, value in options.items():
+        form, fits = forms.get(key, ("a string", lambda value: isinstance(value, str)))
+        if not fits(value):
+            problems.append((key, f"must be {form}, not {value!r}"))
+    return problems
 
 
 def _method_names() -> list[str]:

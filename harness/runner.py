@@ -18,6 +18,7 @@ from harness.models import ModelError, ModelPool
 from harness.plan import Plan, Run, chunks
 from harness.results import ResultsError, RunWriter
 from harness.rows import DataError, Samples, finish, load_samples, open_writer
+from harness.tracking import NoTracker, Tracker
 
 
 @dataclass
@@ -75,8 +76,9 @@ class Runner:
     Raises StorageError if the disk refuses a write: everything after that would be lost too.
     """
 
-    def __init__(self, plan: Plan, pool: ModelPool, overwrite: bool = False):
+    def __init__(self, plan: Plan, pool: ModelPool, overwrite: bool = False, tracker: Tracker | None = None):
         self.plan, self.pool, self.overwrite = plan, pool, overwrite
+        self.tracker = tracker or NoTracker()
         self.report = Report()
 
     def run(self) -> Report:
@@ -117,6 +119,7 @@ class Runner:
             missing = data.missing(writer)
             self.bar.total += len(missing) - (self.plan.samples_left(run) or 0)  # what the plan could only guess
             writer.keep_prompt(data.samples[0].prompt)
+            self.tracker.opened(run, data.samples, len(writer.good))
             why = too_long(run, missing, data, self.pool)
         except (ResultsError, ModelError) as exc:
             self._fail(run, str(exc))
@@ -148,10 +151,12 @@ class Runner:
             self._fail(run, why_not)
         else:
             self.report.finished.append(run.name)
+            self.tracker.ended(run)
 
     def _fail(self, run: Run, why: str) -> None:
         # the bar cannot know what the run would have taken: it stays short of its end, as the sweep does
         self.report.failures[run.name] = why
+        self.tracker.ended(run, why)
 
 
 def too_long(run: Run, missing: Sequence[Sample], data: Samples, pool: ModelPool) -> str | None:

@@ -16,7 +16,7 @@ from harness.plan import Plan, Run
 from harness.results import ResultsError, RunFolder, Status, write_atomically
 
 CAPACITY, RATIO = "max_capacity_prompt", "budget_ratio"
-LAST_STAGE = ".speckv_config."
+LAST_STAGE = "speckv_config."
 """Of a cascade: its budget is the last one. The order of keys does not tell: a results folder has them sorted."""
 CONTROLS = ("full", "draft_only")
 
@@ -64,7 +64,7 @@ class Row:
 
     @property
     def budget_label(self) -> str:
-        return " > ".join(f"{value:g} N" if key == RATIO else str(value) for key, value in self.budget) or "all"
+        return budget_label(self.budget)
 
     @property
     def mark(self) -> str:
@@ -171,11 +171,7 @@ def make_result(
         pair=(resolved.get("target_model") or resolved["draft_model"])["model_name_or_path"].rstrip("/"),
         seq_len=str(dataset.get("seq_len", "")),
         method=resolved["sparse_config"]["sparse_type"],
-        budget=tuple(
-            (name, value)
-            for key, value in sorted(options.items(), key=lambda item: LAST_STAGE in item[0])
-            if (name := key.rpartition(".")[2]) in (CAPACITY, RATIO) and value is not None
-        ),
+        budget=budget_of(resolved),
         options=tuple((key.removeprefix("sparse_config."), str(value)) for key, value in options.items()),
         scores=tuple(row[f"score_{protocol}"] for row in rows),
         costs=spent,
@@ -184,6 +180,20 @@ def make_result(
         subset=subset,
         samples=tuple((row["index"], tuple(row["references"])) for row in rows),
     )
+
+
+def budget_of(resolved: Mapping) -> tuple[tuple[str, float], ...]:
+    """(key, value) of a configuration's budgets, one a stage of the method; none where all is kept."""
+    return tuple(
+        (name, value)
+        for key, value in sorted(flatten(resolved["sparse_config"]).items(), key=lambda item: LAST_STAGE in item[0])
+        if (name := key.rpartition(".")[2]) in (CAPACITY, RATIO) and value is not None
+    )
+
+
+def budget_label(budget: Sequence[tuple[str, float]]) -> str:
+    """A budget for a table, such as `512 > 64`."""
+    return " > ".join(f"{value:g} N" if key == RATIO else str(value) for key, value in budget) or "all"
 
 
 def make_rows(results: Sequence[Result]) -> list[Row]:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from data.benchmark import Sample  # noqa: E402
-from eval import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, positive, show_only  # noqa: E402
+from eval import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, positive, show_only, tell  # noqa: E402
 from external.answering import Answerer, Desk  # noqa: E402
 from external.client import ToolError, python_of  # noqa: E402
 from harness.config import parse_overrides  # noqa: E402
@@ -33,6 +33,7 @@ from harness.results import ResultsError, RunWriter  # noqa: E402
 from harness.rows import DataError, Samples, failed_row, finish, load_samples, make_row, open_writer  # noqa: E402
 from harness.runner import too_long  # noqa: E402
 from harness.summary import summarise  # noqa: E402
+from harness.tracking import Tracker, make_tracker  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,11 +47,12 @@ def main(argv: list[str] | None = None) -> int:
         print(describe(plan, runs))
         for tool in dict.fromkeys(run.config.method.tool for run in runs):
             python_of(tool)
+        tracker = make_tracker(plan, args.output, args.no_log, tell)
     except UserError as exc:
         print(exc, file=sys.stderr)
         return EXIT_USAGE
     try:
-        failures = run_all(plan, runs, args.overwrite)
+        failures = run_all(plan, runs, args.overwrite, tracker)
     except UserError as exc:
         print(exc, file=sys.stderr)
         return EXIT_FAILED
@@ -58,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         again = "Run the same command" + (" without --overwrite" if args.overwrite else "") + " to go on"
         print(f"\ninterrupted; what was predicted is in {args.output}/. {again}", file=sys.stderr)
         return EXIT_INTERRUPTED
+    finally:
+        tracker.close()
     text, path = summarise(plan, args.output, failures)
     print(f"\n{text}\n\nwritten to {path}")
     if failures:
@@ -76,6 +80,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=positive, help="only the first N samples of each data set")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; starts no tool")
     parser.add_argument("--overwrite", action="store_true", help="start the runs afresh, replacing their results")
+    parser.add_argument("--no_log", action="store_true", help="do not log to Weights & Biases")
     parser.add_argument("--output", type=Path, default=Path("results"), help="where results go (default: results/)")
     return parser.parse_args(argv)
 
@@ -96,7 +101,7 @@ def describe(plan: Plan, runs: Sequence[Run], listed: int = 40) -> str:
     return "\n".join(lines)
 
 
-def run_all(plan: Plan, runs: Sequence[Run], overwrite: bool) -> dict[str, str]:
+def run_all(plan: Plan, runs: Sequence[Run], overwrite: bool, tracker: Tracker) -> dict[str, str]:
     """Do the runs, {name: why not} of those that failed. Raises UserError if nothing more can be done."""
     if not runs:
         print("nothing to run here")
@@ -104,14 +109,14 @@ def run_all(plan: Plan, runs: Sequence[Run], overwrite: bool) -> dict[str, str]:
     total = sum(plan.samples_left(run) or 0 for run in runs)
     every = 0.5 if sys.stderr.isatty() else 10  # seconds: a log file wants fewer lines
     with tqdm(total=total, unit="sample", dynamic_ncols=True, mininterval=every) as bar, Desk(ModelPool()) as desk:
-        return Sweep(plan, desk, bar, overwrite).run(runs)
+        return Sweep(plan, desk, bar, overwrite, tracker).run(runs)
 
 
 class Sweep:
     """Runs, one after another; a sample or a run that fails is recorded, and the rest goes on."""
 
-    def __init__(self, plan: Plan, desk: Desk, bar: tqdm, overwrite: bool):
-        self.plan, self.desk, self.bar, self.overwrite = plan, desk, bar, overwrite
+    def __init__(self, plan: Plan, desk: Desk, bar: tqdm, overwrite: bool, tracker: Tracker):
+        self.plan, self.desk, self.bar, self.overwrite, self.tracker = plan, desk, bar, overwrite, tracker
         self.failures: dict[str, str] = {}
 
     def run(self, runs: Sequence[Run]) -> dict[str, str]:
@@ -131,6 +136,7 @@ class Sweep:
                     why = str(exc)
                 if why:
                     self.failures[run.name] = why
+                self.tracker.ended(run, why)
         return self.failures
 
     def _run(self, run: Run, data: Samples, writer: RunWriter) -> str | None:
@@ -138,6 +144,7 @@ class Sweep:
         missing = data.missing(writer)
         self.bar.total += len(missing) - (self.plan.samples_left(run) or 0)  # what the plan could only guess
         writer.keep_prompt(data.samples[0].prompt)
+        self.tracker.opened(run, data.samples, len(writer.good))
         # what a tool rewrites is within the budget when it is read
         if not run.config.method.rewrites and (why := too_long(run, missing, data, self.desk.pool)):
             return why

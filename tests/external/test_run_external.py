@@ -188,3 +188,15 @@ def test_a_rewritten_prompt_is_read_by_our_own_target(toys, leaf):
     assert short["stats"]["draft_tokens"] == 7
     assert short["seconds"]["draft"] > 0 < short["seconds"]["prefill"]
     assert metrics("b")["score"] == 100.0
+
+
+def test_runs_are_logged_like_ours(toys, leaf, monkeypatch):
+    leaf()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert run("--no_log", "--limit", "1") == 0
+    assert not Path("results/wandb").exists()
+    assert run() == 0
+    (folder,) = Path("results/wandb").glob("offline-run-*")
+    fingerprint = json.loads(Path("results/a/environment.json").read_text())["fingerprint"]
+    assert folder.name.endswith(f"-{fingerprint}")
+    assert list(folder.glob("files/media/table/predictions_*"))
