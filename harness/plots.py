@@ -211,7 +211,12 @@ def _figure(section: Section, panels: Sequence[Panel], styles: Mapping[str, dict
     """Panels side by side with one legend; `front`: with the best score that each cost buys."""
     columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.7 * columns + 1.6, 2.4 * rows + 0.5), layout="constrained")
+    handles = _legend(panels, styles, front)
+    width = max(3.1 * columns, 5.5)
+    # Below the panels, in as many columns as the longest label allows (inches a letter, at this font size).
+    legend_columns = max(1, int(width / (0.062 * max(len(handle.get_label()) for handle in handles) + 0.6)))
+    height = 2.4 * rows + 0.5 + 0.17 * -(-len(handles) // legend_columns)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
@@ -219,7 +224,7 @@ def _figure(section: Section, panels: Sequence[Panel], styles: Mapping[str, dict
         _draw(ax, panel, styles, front)
         if place % columns == 0:
             ax.set_ylabel("mean score")
-    _legend(figure, panels, styles, front)
+    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns)
     subsets = sorted({run.subset for line in section.lines for run in line.cells.values() if run.subset})
     words = [section.title(), *subsets] + ["bands: 95 % bootstrap intervals"] * (not front)
     title = textwrap.fill("; ".join(words), int(17 * figure.get_figwidth()))
@@ -259,7 +264,7 @@ def _draw(ax: Axes, panel: Panel, styles: Mapping[str, dict], front: bool) -> No
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-def _legend(figure: Figure, panels: Sequence[Panel], styles: Mapping[str, dict], front: bool) -> None:
+def _legend(panels: Sequence[Panel], styles: Mapping[str, dict], front: bool) -> list[Line2D]:
     """The methods in the order of `styles`, then what grey, hollow and the broad line mean."""
     points = [point for panel in panels for point in (*panel.points, *panel.levels)]
     labels = {point.line.label for point in points}
@@ -270,8 +275,7 @@ def _legend(figure: Figure, panels: Sequence[Panel], styles: Mapping[str, dict],
         entries.append(("best for its cost", FRONT))
     if any(point.hollow for point in points):
         entries.append(("hollow: simulated memory", {"color": "black", "marker": "o", "linestyle": ""} | HOLLOW))
-    handles = [Line2D([], [], label=label, **style) for label, style in entries]
-    figure.legend(handles=handles, loc="outside right center")
+    return [Line2D([], [], label=label, **style) for label, style in entries]
 
 
 def _heat_map(section: Section, length: str, group: str, lines: Sequence[Line]) -> Figure:
