@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY := PASSIVE
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 
-.PHONY: demo test test-slow test-peers lint setup
+.PHONY: demo test test-slow test-peers notebooks lint setup
 
 setup: $(VENV)/installed
 
@@ -30,6 +30,10 @@ test: setup
 
 test-slow: setup
 	$(PYTEST) -m slow
+
+# Runs the notebooks and keeps what they show
+notebooks: setup
+	$(OFFLINE) $(RUN) scripts/run_notebooks.py
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -131,6 +131,24 @@ class Kept:
     prompt: torch.Tensor | None = None
     cache: list[KeptPositions] | None = None
 
+    def share(self, n: int, n_layers: int) -> torch.Tensor:
+        """How much of each prompt token is left: the share of a layer's KV heads that keep it.
+
+        Args:
+            n: tokens of the caller's prompt; n_layers: layers of the target.
+
+        Returns:
+            [n_layers, n] float32 on the CPU. The last prompt token, which is fed again, counts as kept.
+        """
+        shares = torch.zeros(n_layers, n)
+        if self.cache is None:
+            shares[:, slice(None) if self.prompt is None else self.prompt.cpu()] = 1
+            return shares
+        for row, heads in zip(shares, self.cache, strict=True):
+            row += torch.bincount(torch.cat([head.cpu() for head in heads]), minlength=n) / len(heads)
+        shares[:, -1] = 1
+        return shares
+
 
 @dataclass
 class Prefilled:
