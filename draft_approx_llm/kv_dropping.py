@@ -87,6 +87,10 @@ class KVDropping(Method):
             scores = over_heads.expand_as(scores)
         return scores
 
+    def scores(self, view: LayerView, n: int, n_ahead: int) -> torch.Tensor:
+        """`importance` with the window that the budget allows, pooled: [H, n - 1 - window]. Computed once a layer."""
+        return _Scoring(self, n, n_ahead, self._window(n))(view)
+
     def keep(self, view: LayerView, n: int, n_ahead: int) -> KeptPositions:
         """What one layer keeps of a prompt of n tokens: sorted positions below n - 1."""
         config, heads, device = self.config, view.keys.shape[0], view.keys.device
@@ -96,7 +100,7 @@ class KVDropping(Method):
         if capacity is None:
             return torch.arange(first, n - 1, device=device).expand(heads, -1)
         window = self._window(n)
-        scores = _Scoring(self, n, n_ahead, window)(view)
+        scores = self.scores(view, n, n_ahead)
         if config.sink_size:
             scores = scores.clone()
             scores[:, : config.sink_size] = float("inf")
