@@ -75,11 +75,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="the most runs that read a sample together, sharing what is equal; times `batch_size` are the rows that "
         f"are decoded together (default: {BRANCHES}). 1: every run on its own, which timings want",
     )
+    parser.add_argument(
+        "--kept",
+        type=whole,
+        default=2,
+        metavar="N",
+        help="record for the first N samples of a run what its method kept of the prompt, for scripts/report.py "
+        "(default: 2; some 10 bytes a prompt token)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; loads no model")
     parser.add_argument("--overwrite", action="store_true", help="start the runs afresh, replacing their results")
     parser.add_argument("--no_log", action="store_true", help="do not log to Weights & Biases")
     parser.add_argument("--output", type=Path, default=Path("results"), help="where results go (default: results/)")
     return parser.parse_args(argv)
+
+
+def whole(text: str) -> int:
+    """argparse type: a whole number."""
+    return 0 if text == "0" else positive(text)
 
 
 def positive(text: str) -> int:
@@ -120,7 +133,7 @@ def execute(plan: Plan, args: argparse.Namespace) -> int:
             print(exc, file=sys.stderr)
             return EXIT_USAGE
         try:
-            failures = Runner(plan, pool, args.overwrite, tracker).run().failures
+            failures = Runner(plan, pool, args.overwrite, tracker, args.kept).run().failures
         finally:
             tracker.close()
     elif plan.left_to_tools():

@@ -76,7 +76,7 @@ class Desk:
             shorter, stats, seconds = rewrite(self, run, tokenizer, sample, ids)
             (read,) = ours.answer([shorter], sample)
             stats = {**read.stats, **stats, "prompt_tokens": len(ids)}
-            return replace(read, stats=stats, seconds={**read.seconds, "draft": seconds})
+            return replace(read, stats=stats, seconds={**read.seconds, "draft": seconds}, kept=None)
 
         return answer
 

@@ -6,12 +6,15 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.benchmark import Sample
 from harness.models import ModelError, ModelPool, free_memory
 from harness.plan import Run
 from harness.rows import Samples, failed_row, make_row
+
+if TYPE_CHECKING:
+    from draft_approx_llm.method import Kept
 
 
 class Joint:
@@ -32,8 +35,11 @@ class Joint:
     def __exit__(self, *exc: Any) -> None:
         self._patches.close()
 
-    def answer(self, samples: Sequence[Sample], runs: Sequence[Run]) -> Generator[tuple[Run, dict], None, set[str]]:
-        """Yields a row for every sample and run, as soon as it is there; none for a run that is `refused`.
+    def answer(
+        self, samples: Sequence[Sample], runs: Sequence[Run]
+    ) -> Generator[tuple[Run, dict, Kept | None], None, set[str]]:
+        """Yields a row for every sample and run, as soon as it is there, and what was kept of the prompt, where that
+        is known; none for a run that is `refused`.
 
         The runs have one reader. Where a call fails, halves of it are tried, down to the sample and the run that
         fail: out of memory with all runs is no failure where it is not with half of them. Returns the names of the
@@ -53,11 +59,11 @@ class Joint:
                     return {runs[0].name}
             else:
                 for (sample, run), answer in zip(product(samples, runs), answers, strict=True):
-                    yield run, make_row(run, sample, answer, len(samples), len(runs))
+                    yield run, make_row(run, sample, answer, len(samples), len(runs)), answer.kept
                 return set()
             free_memory()  # not before the exception is gone, which holds the frames that hold the tensors
             if len(samples) == len(runs) == 1:
-                yield runs[0], failure
+                yield runs[0], failure, None
                 return {runs[0].name}
         failed: set[str] = set()
         parts = self._parts(samples, runs)

@@ -6,11 +6,14 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.benchmark import Sample
 from harness.config import ModelSpec, RunConfig
 from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from draft_approx_llm.method import Kept
 
 
 class ModelError(UserError):
@@ -27,6 +30,8 @@ class Answer:
     """The library's per-prompt figures: prompt_tokens, kept_tokens, cache_bytes, …"""
     seconds: dict[str, float]
     """draft, prefill, decode; a batch's time is shared out evenly among its rows."""
+    kept: Kept | None = None
+    """What is left of the prompt; None where the model read tokens that are none of it."""
 
 
 class ModelPool:
@@ -197,10 +202,12 @@ class Answerer:
         )
         seconds = {phase: value / len(prompts) for phase, value in out.timings.items()}
         answers = []
-        for row, stats in zip(out.output_ids.tolist(), out.stats, strict=True):
+        for row, stats, kept in zip(out.output_ids.tolist(), out.stats, out.kept, strict=True):
             # what follows the first stop is padding
             end = next((at + 1 for at, token in enumerate(row) if token in stops), len(row))
-            answers.append(Answer(decode(self.tokenizer, sample, row[:end]), end, dict(stats), seconds))
+            rewritten = kept.prompt is None and stats["read_tokens"] != stats["prompt_tokens"]
+            text = decode(self.tokenizer, sample, row[:end])
+            answers.append(Answer(text, end, dict(stats), seconds, None if rewritten else kept))
         return answers
 
 

@@ -24,7 +24,7 @@ from harness.config import REPOSITORY, flatten
 from harness.errors import UserError
 
 CONFIG, PREDICTIONS, METRICS, ENVIRONMENT = "config.yaml", "predictions.jsonl", "metrics.json", "environment.json"
-PROMPT = "prompt_of_sample_0.txt"
+PROMPT, KEPT = "prompt_of_sample_0.txt", "kept.jsonl"
 LOCK = ".lock"
 
 
@@ -88,6 +88,25 @@ class RunFolder:
                 raise ResultsError(f"{path}: line {number}: sample {index} is there already. {remedy}")
             rows[index] = row
         return [rows[index] for index in sorted(rows)]
+
+    def kept(self) -> dict[int, dict]:
+        """The records of kept.jsonl by index; a line that is not whole is left out. Raises ResultsError."""
+        path = self.path / KEPT
+        try:
+            lines = path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return {}
+        except OSError as exc:
+            raise ResultsError(f"{path}: cannot be read: {exc.strerror}") from exc
+        records = {}
+        for line in lines:
+            try:
+                record = json.loads(line)
+                if len(record["pieces"]) == len(record["share"]):
+                    records[record["index"]] = record
+            except (ValueError, KeyError, TypeError):  # nothing depends on it
+                continue
+        return records
 
     def state(self, fingerprint: str, asked: int | None, basis: Mapping[str, Any]) -> State:
         """How far the run with this fingerprint is, when its first `asked` samples (None: all) are asked for.
@@ -188,7 +207,7 @@ class RunWriter(RunFolder):
 
     def _prepare(self) -> None:
         if self._overwrite:
-            for name in (METRICS, PREDICTIONS, CONFIG, ENVIRONMENT, PROMPT):
+            for name in (METRICS, PREDICTIONS, CONFIG, ENVIRONMENT, PROMPT, KEPT):
                 (self.path / name).unlink(missing_ok=True)
         state = self.state(self.fingerprint, None, self._basis)
         if state.status is Status.CONFLICT:
@@ -199,6 +218,9 @@ class RunWriter(RunFolder):
         clean = "".join(_line(row) for row in self.good.values())
         if not predictions.exists() or predictions.read_bytes() != clean.encode():
             write_atomically(predictions, clean)
+        if (self.path / KEPT).exists():
+            left = "".join(_line(record) for index, record in self.kept().items() if index in self.good)
+            write_atomically(self.path / KEPT, left)
         environment = self._json(ENVIRONMENT) or {}
         sessions = [*environment.get("sessions", []), session_record()]
         record = {"fingerprint": self.fingerprint, "fingerprint_basis": self._basis, "sessions": sessions}
@@ -210,12 +232,21 @@ class RunWriter(RunFolder):
         """Leave the rendered text of the first sample, chat template and all, for a human to look at."""
         write_atomically(self.path / PROMPT, prompt)
 
-    def append(self, row: dict) -> None:
-        """Add one sample's row and make it durable. Raises StorageError, the file then ends as it did before."""
+    def append(self, row: dict, kept: dict | None = None) -> None:
+        """Add one sample's row and make it durable. Raises StorageError, the file then ends as it did before.
+
+        `kept` is its record of kept.jsonl: written first, so that no row on disk lacks it.
+        """
         index = row["index"]
         if index in self.good or index in self.failed:
             raise ValueError(f"sample {index} is already in {self.path / PREDICTIONS}")
         row = {"index": index, "fingerprint": self.fingerprint, **row}
+        if kept is not None:
+            try:
+                with (self.path / KEPT).open("a") as file:
+                    file.write(_line(kept))
+            except OSError as exc:
+                raise _storage_error(self.path / KEPT, exc) from exc
         before = os.fstat(self._file).st_size
         try:
             data = _line(row).encode()

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from harness.metrics import run_metrics
 from harness.models import Answer, ModelPool, encode
 from harness.plan import Run
 from harness.results import RunWriter
+
+if TYPE_CHECKING:
+    from draft_approx_llm.method import Kept
 
 
 class DataError(UserError):
@@ -42,6 +46,27 @@ class Samples:
         if sample.index not in self._ids:
             self._ids[sample.index] = np.asarray(encode(self.tokenizer, sample), dtype=np.int32)
         return self._ids[sample.index]
+
+    def kept_record(self, sample: Sample, kept: Kept) -> dict:
+        """What a method kept of a sample's prompt, as a line of kept.jsonl.
+
+        `pieces` are the tokens' texts, which joined are the prompt; `share` is how much of each is left, 0 to 100
+        over all layers and KV heads, 1 for anything below.
+        """
+        n = len(self.ids(sample))
+        share = 100 * kept.share(n, len(kept.cache or [None])).mean(0)
+        shares = [max(1, round(value)) if value else 0 for value in share.tolist()]
+        return {"index": sample.index, "pieces": self._pieces(sample), "share": shares}
+
+    def _pieces(self, sample: Sample) -> list[str]:
+        if not self.tokenizer.is_fast:  # which knows no offsets: as near as it gets
+            return [self.tokenizer.decode([token]) for token in self.ids(sample).tolist()]
+        encoded = self.tokenizer(
+            sample.prompt, add_special_tokens=sample.add_special_tokens, return_offsets_mapping=True
+        )
+        # Up to where the next token starts; tokens that share a character leave it to the last of them.
+        starts = accumulate([start for start, _ in encoded["offset_mapping"][1:]], max)
+        return [sample.prompt[a:b] for a, b in pairwise([0, *starts, len(sample.prompt)])]
 
     def missing(self, writer: RunWriter) -> list[Sample]:
         """The samples that a run has no answer to yet."""

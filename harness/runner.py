@@ -73,11 +73,14 @@ class Branch:
 class Runner:
     """Runs a plan's unfinished runs. A sample or a run that fails is recorded, and the rest goes on.
 
+    Of the first `kept` samples of a run, what its method kept of the prompt is recorded, too.
     Raises StorageError if the disk refuses a write: everything after that would be lost too.
     """
 
-    def __init__(self, plan: Plan, pool: ModelPool, overwrite: bool = False, tracker: Tracker | None = None):
-        self.plan, self.pool, self.overwrite = plan, pool, overwrite
+    def __init__(
+        self, plan: Plan, pool: ModelPool, overwrite: bool = False, tracker: Tracker | None = None, kept: int = 0
+    ):
+        self.plan, self.pool, self.overwrite, self.kept = plan, pool, overwrite, kept
         self.tracker = tracker or NoTracker()
         self.report = Report()
 
@@ -136,12 +139,14 @@ class Runner:
             return tuple(branch.run.name for branch in branches if sample.index in branch.missing)
 
         writers = {branch.run.name: branch.writer for branch in branches}
+        shown = {sample.index: sample for sample in data.samples[: self.kept]}
         samples = [sample for sample in data.samples if missed_by(sample)]
         size = branches[0].run.config.batch_size if branches else 1
         for batch in batches(samples, size, missed_by):
             runs = [branch.run for branch in branches if batch[0].index in branch.missing]
-            for run, row in joint.answer(batch, runs):
-                writers[run.name].append(row)
+            for run, row, kept in joint.answer(batch, runs):
+                shows = kept and not row["error"] and shown.get(row["index"])
+                writers[run.name].append(row, data.kept_record(shows, kept) if shows else None)
                 self.bar.update()
             self.bar.set_postfix_str(_at_work(runs, writers[runs[0].name]), refresh=False)
 

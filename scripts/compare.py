@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--batch_size", type=int, default=1, help="samples read together")
     parser.add_argument("--branches", type=int, default=128, help="as eval.py's")
     parser.add_argument("--only", default="", help="only data sets whose name has this in it, such as 2048/vt")
+    parser.add_argument("--kept", type=int, default=0, help="as eval.py's, but for the default: there are 2,442 runs")
     parser.add_argument("--no_log", action="store_true", help="as eval.py's")
     args = parser.parse_args()
     subprocess.run([sys.executable, ROOT / "scripts/make_cfg.py", "compare"], check=True)
@@ -33,6 +34,7 @@ def main() -> int:
     sets = sorted({f"{leaf.relative_to(ROOT / 'sweeps/compare').parts[0]}/{leaf.stem}" for leaf in leaves})
     sets = [name for name in sets if args.only in name]
     common = ["--output", str(args.output), "--branches", str(args.branches), "--set", f"batch_size={args.batch_size}"]
+    common += ["--kept", str(args.kept)]
     common += ["--limit", str(args.limit)] if args.limit else []
     common += ["--no_log"] if args.no_log else []
     args.output.mkdir(parents=True, exist_ok=True)

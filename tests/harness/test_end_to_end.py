@@ -23,8 +23,10 @@ from data import get_benchmark
 from data.benchmark import Sample
 from data.builtin.prose import essay
 from draft_approx_llm.configs import SpecPCConfig
+from draft_approx_llm.method import Kept
 from harness.config import REPOSITORY, ConfigReader
 from harness.models import Answerer, ModelError, ModelPool, encode
+from harness.results import RunFolder
 
 SEQ_LEN = 512
 METHODS = {
@@ -167,7 +169,7 @@ def test_runs_that_are_answered_together_predict_what_each_does_alone(tree, monk
         leaf = yaml.safe_load(Path("cfg/speckv/fwe.yaml").read_text())
         leaf["sparse_config"]["max_capacity_prompt"] = budget
         Path(f"cfg/speckv/fwe_{budget}.yaml").write_text(yaml.safe_dump(leaf))
-    patterns = ["cfg/*/fwe*.yaml", "--set", "dataset.num_samples=4"]
+    patterns = ["cfg/*/fwe*.yaml", "--set", "dataset.num_samples=4", "--kept", "3"]
     assert cli.main(["--cfg", *patterns, "--branches", "1", "--output", "alone"]) == 0
     assert cli.main(["--cfg", "cfg/full/fwe.yaml", *patterns[1:]]) == 0  # one is finished
     assert cli.main(["--cfg", "cfg/speckv/fwe.yaml", *patterns[1:], "--limit", "2"]) == 0  # one is ahead
@@ -192,8 +194,32 @@ def test_runs_that_are_answered_together_predict_what_each_does_alone(tree, monk
             assert there["branches"] == 1
             for key in ("index", "prediction", "new_tokens", "stats", "score_official", "error"):
                 assert here[key] == there[key], (name, key)
+        kept = RunFolder(Path("results", name)).kept()
+        assert kept == RunFolder(Path("alone", name)).kept()
+        assert list(kept) == [0, 1, 2]
     assert len({rows(name)[0]["prediction"] for name in names}) > 3  # a row with another's answer would show
     assert {row["branches"] for name in names for row in rows(name)} == {1, 4}
+
+
+def test_what_is_kept_of_the_first_prompts_is_recorded(tree):
+    assert cli.main(["--cfg", "cfg/*/fwe.yaml", "--kept", "1"]) == 0
+    kept = {method: RunFolder(Path(f"results/{method}/fwe")).kept() for method in METHODS}
+    for method, records in kept.items():
+        (record,) = records.values()
+        n = rows(f"{method}/fwe")[0]["stats"]["prompt_tokens"]
+        assert record["index"] == 0
+        assert "".join(record["pieces"]) == Path(f"results/{method}/fwe/prompt_of_sample_0.txt").read_text()
+        assert len(record["share"]) == len(record["pieces"]) == n
+        assert record["share"][-1] == 100
+    shares = {method: records[0]["share"] for method, records in kept.items()}
+    assert set(shares["full"]) == set(shares["draft_only"]) == {100}
+    assert sorted(set(shares["specpc"])) == [0, 100]
+    assert sum(shares["specpc"]) == 128 * 100
+    # 2 layers x 2 KV heads keep 64 each of the tokens before the last
+    assert set(shares["speckv"]) <= {0, 25, 50, 75, 100}
+    assert sum(shares["speckv"][:-1]) == sum(shares["speckvpc"][:-1]) == 64 * 100
+    assert cli.main(["--cfg", "cfg/*/fwe.yaml", "--kept", "0", "--overwrite"]) == 0
+    assert not list(Path("results").rglob("kept.jsonl"))
 
 
 def test_a_method_that_cannot_be_built_fails_its_own_run(tree, monkeypatch, capsys):
@@ -312,6 +338,19 @@ def test_a_samples_own_stop_ends_the_answer_but_cannot_be_its_first_token(tree):
         assert answerer.answer([ids], sample)[0].new_tokens == 8  # the sample before has left nothing behind
 
 
+def test_nothing_is_said_to_be_kept_of_a_prompt_that_was_rewritten(tree, monkeypatch):
+    config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
+    with ModelPool().patched([config]) as answerer:
+        stats = [{"read_tokens": 7, "prompt_tokens": 9}, {"read_tokens": 9, "prompt_tokens": 9}]
+        output = types.SimpleNamespace(
+            output_ids=torch.tensor([[5], [5]]), stats=stats, kept=[Kept(), Kept()], timings={}
+        )
+        monkeypatch.setattr(answerer.model, "generate", lambda **_: output)
+        rewritten, whole = answerer.answer([[1] * 9] * 2, Sample(0, "", (), 1, True))
+    assert rewritten.kept is None
+    assert whole.kept.share(9, 1).tolist() == [[1] * 9]
+
+
 @pytest.mark.parametrize(
     ("sample_says", "tokenizer_says", "text"),
     [(None, False, "a , b ."), (None, True, "a, b."), (True, False, "a, b."), (False, True, "a , b .")],
@@ -320,7 +359,7 @@ def test_the_sample_says_how_its_answer_is_decoded(tree, monkeypatch, sample_say
     config = ConfigReader().leaf(Path("cfg/full/fwe.yaml"))
     with ModelPool().patched([config]) as answerer:
         ids = torch.tensor([answerer.tokenizer("a , b .", add_special_tokens=False)["input_ids"]])
-        output = types.SimpleNamespace(output_ids=ids, stats=[{}], timings={})
+        output = types.SimpleNamespace(output_ids=ids, stats=[{}], kept=[Kept(torch.tensor([0]))], timings={})
         monkeypatch.setattr(answerer.model, "generate", lambda **_: output)
         monkeypatch.setattr(answerer.tokenizer, "clean_up_tokenization_spaces", tokenizer_says)
         sample = Sample(0, "", (), 8, True, clean_up_tokenization_spaces=sample_says)

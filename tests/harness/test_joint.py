@@ -158,10 +158,10 @@ def test_a_full_disk_ends_the_sweep_and_releases_every_folder(tree, monkeypatch)
 
     append = results.RunWriter.append
 
-    def full(self, row):
+    def full(self, row, kept):
         if self.path.name == "specpc" and row["index"] == 2:
             raise StorageError("no space left")
-        append(self, row)
+        append(self, row, kept)
 
     monkeypatch.setattr(results.RunWriter, "append", full)
     with pytest.raises(StorageError):
@@ -240,7 +240,7 @@ def test_a_method_is_put_on_again_only_where_the_runs_change(tree):
     with Joint(pool, data) as joint:  # leaves the models as they were
         for runs in (plan.runs[:2], plan.runs[:2], plan.runs[1:2], plan.runs[:2]):
             found = list(joint.answer(data.samples[:1], runs))
-            assert [(run.name, row["prediction"]) for run, row in found] == [(run.name, "0") for run in runs]
+            assert [(run.name, row["prediction"]) for run, row, _ in found] == [(run.name, "0") for run in runs]
             assert pool.patches == 1
     full, other = (run.config.sparse_type for run in plan.runs[:2])
     assert pool.patches == 0

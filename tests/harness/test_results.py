@@ -52,6 +52,25 @@ def test_each_row_is_on_disk_before_the_next_is_asked_for(tmp_path):
             assert len((tmp_path / "predictions.jsonl").read_bytes().splitlines()) == index + 1
 
 
+def test_what_was_kept_is_there_for_every_row_and_once(tmp_path):
+    record = {"pieces": ["a\u2028", "\ud800"], "share": [0, 100]}
+    with writer(tmp_path) as out:
+        for index in range(2):
+            out.append(row(index), {"index": index} | record)
+    path = tmp_path / "kept.jsonl"
+    whole = path.read_text()
+    assert RunFolder(tmp_path).kept() == {index: {"index": index} | record for index in range(2)}
+    # killed after a record and in the middle of the next, before their rows
+    path.write_text(whole + json.dumps({"index": 2} | record) + "\n" + '{"index": 3, "pie')
+    with writer(tmp_path) as out:
+        assert path.read_text() == whole
+        out.append(row(2), {"index": 2} | record)
+        out.append(row(3))
+    assert list(RunFolder(tmp_path).kept()) == [0, 1, 2]
+    with writer(tmp_path, overwrite=True):
+        assert not path.exists()
+
+
 def test_text_with_odd_characters_stays_one_line(tmp_path):
     text = "a\u2028b\nc\r\x85\ud800"
     with writer(tmp_path) as out:
