@@ -33,7 +33,8 @@ from harness.config import REPOSITORY  # noqa: E402
 from harness.importance_study import SOURCES, agreements, noisy, token_agreement  # noqa: E402
 from harness.metrics import interval  # noqa: E402
 from harness.models import Answerer, encode  # noqa: E402
-from harness.plots import COLOURS, DASHES, MARKERS, RC  # noqa: E402
+from harness.panels import COLOURS, DASHES, MARKERS  # noqa: E402
+from harness.plots import RC  # noqa: E402
 from harness.summary import Table  # noqa: E402
 
 TASKS = ("niah_single_3", "niah_multikey_3", "niah_multivalue", "vt")

@@ -12,7 +12,8 @@ import yaml
 
 from data import get_benchmark
 from data.longbench.tasks import PAPER_TASKS
-from harness.plots import _figure, _latency_panels, _styles
+from harness.panels import make_panels, make_styles
+from harness.plots import _figure
 from harness.published import PUBLISHED, read_published
 from harness.tables import latex_text, make_sections, markdown_text
 from harness.tree import read_tree
@@ -443,8 +444,8 @@ def test_points_are_joined_by_budget_where_costs_are_in_another_order(run):
     for budget, cost in ((64, 3), (128, 1), (256, 2)):
         run("speckv", "vt", [budget / 4] * 9, budget=budget, cost=cost)
     (section,) = make_sections(read_tree([Path("results")])[0])
-    panels, notes = _latency_panels(section)
-    figure = _figure(section, panels, _styles(section), front=True)
+    panels, notes = make_panels(section)
+    figure = _figure(section, panels["latency"], make_styles(section), front=True)
     method, front = figure.axes[0].lines
     assert method.get_ydata().tolist() == [16, 32, 64]
     assert method.get_xdata() == pytest.approx([1.8, 0.6, 1.2])
