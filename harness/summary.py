@@ -44,6 +44,8 @@ class Result:
     subset: str | None
     samples: tuple[tuple[int, tuple[str, ...]], ...] = ()
     """Index and references of each score's sample: what two runs must share to be paired."""
+    folder: Path | None = None
+    """Where it was read from."""
 
 
 @dataclass(frozen=True)

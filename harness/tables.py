@@ -261,7 +261,7 @@ class ScoreTable:
         """The best is bold, the second best underlined."""
 
         def mark(cell: Cell, number: str) -> str:
-            return {0: number, 1: f"**{number}**", 2: f"<u>{number}</u>"}[cell.rank] + _noise(cell)
+            return {0: number, 1: f"**{number}**", 2: f"<u>{number}</u>"}[cell.rank] + noise_mark(cell)
 
         return _markdown(self.caption, self.rows(mark, markdown_text))
 
@@ -270,7 +270,7 @@ class ScoreTable:
 
         def mark(cell: Cell, number: str) -> str:
             marked = {0: number, 1: rf"\textbf{{{number}}}", 2: rf"\underline{{{number}}}"}[cell.rank]
-            return marked + latex_text(_noise(cell))
+            return marked + latex_text(noise_mark(cell))
 
         groups = [(line.method in CONTROLS, line.group) for line in self.section.lines]
         starts = [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]
@@ -315,7 +315,7 @@ class PlainTable:
         return Table([*map(text, self.table.header)], [[*map(text, line)] for line in self.table.lines])
 
 
-def _noise(cell: Cell) -> str:
+def noise_mark(cell: Cell) -> str:
     """What follows a number: ≈ within noise of the reference, ? where nothing could be compared."""
     if cell.against is None:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -89,6 +90,6 @@ def _read_run(path: Path, resolved: dict) -> Result:
         raise ResultsError(f"{show(path)}: {text}")
     try:
         simulated = metrics.get("memory") == "simulated"
-        return make_result(resolved, rows, metrics, simulated, metrics.get("subset"))
+        return replace(make_result(resolved, rows, metrics, simulated, metrics.get("subset")), folder=path)
     except KeyError as error:
         raise ResultsError(f"{show(path / PREDICTIONS)}: a row without {error}. {again}") from error
