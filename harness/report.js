@@ -193,7 +193,7 @@ function chart(panel, front, range) {
   for (const p of levels) {
     const line = lines[p.line];
     const rule = make("line", { x1: LEFT, x2: W - RIGHT, y1: Y(p.mean), y2: Y(p.mean), stroke: line.color, "stroke-dasharray": line.dash, "stroke-width": 1.4 });
-    svg.append(tipped(rule, line, p, null));
+    svg.append(tipped(rule, [p], null));
   }
   const curves = new Map();
   for (const p of points) curves.set(lines[p.line].label, [...(curves.get(lines[p.line].label) || []), p]);
@@ -206,14 +206,22 @@ function chart(panel, front, range) {
     }
     const path = members.map((p) => `${X(p.x)},${Y(p.mean)}`).join(" ");
     svg.append(make("polyline", { points: path, fill: "none", stroke: line.color, "stroke-dasharray": line.dash, "stroke-width": line.told ? 1.6 : 0.8 }));
-    for (const p of members) svg.append(tipped(marker(line, X(p.x), Y(p.mean), p.hollow), lines[p.line], p, panel.xlabel));
+    for (const p of members) {
+      const close = points.filter((q) => q !== p && Math.hypot(X(p.x) - X(q.x), Y(p.mean) - Y(q.mean)) < 6);
+      svg.append(tipped(marker(line, X(p.x), Y(p.mean), p.hollow), [p, ...close], panel.xlabel));
+    }
   }
   return svg;
 }
 
-function tipped(node, line, p, xlabel) {
-  const at = xlabel ? `\n${xlabel}: ${Number(p.x.toPrecision(4))}${p.hollow ? " (simulated)" : ""}` : "";
-  const text = `${line.label}, budget ${line.budget}\nscore ${p.mean} [${p.low}, ${p.high}], ${p.n} samples${at}`;
+// With what is said of its point, and of others that it covers
+function tipped(node, points, xlabel) {
+  const tells = (p) => {
+    const line = section().lines[p.line];
+    const at = xlabel ? `\n${xlabel}: ${Number(p.x.toPrecision(4))}${p.hollow ? " (simulated)" : ""}` : "";
+    return `${line.label}, budget ${line.budget}\nscore ${p.mean} [${p.low}, ${p.high}], ${p.n} samples${at}`;
+  };
+  const text = points.map(tells).join("\n\n");
   node.setAttribute("tabindex", "0");
   node.setAttribute("aria-label", text);
   const show = () => {
@@ -371,7 +379,7 @@ function drawSamples() {
     const sample = (run().lines[number] || []).find((one) => one.index === state.sample);
     return sample && { line, number, sample, prompt: sample.kept ? promptOf(sample) : null };
   }).filter(Boolean);
-  if (state.open === null) state.open = new Set(rows.filter((row) => row.prompt && row.line.ranked).slice(0, 2).map((row) => row.number));
+  if (state.open === null) state.open = new Set(rows.filter((row) => row.prompt && row.sample.kept.some(([value]) => !value)).slice(0, 2).map((row) => row.number));
   const asked = [...new Set(rows.map((row) => row.sample.references))];
   by("references").replaceChildren(make("b", {}, "reference: "), asked.map((place) => data.references[place].join(" | ")).join(" / "));
   const titles = ["method", "budget", "prompt", "score", "output", "where kept", "new tokens", "prompt tokens", "read", "kept", "cache KiB"];

@@ -32,12 +32,12 @@ def write_run(method, task="vt", budget=64, scores=(100, 0, 50), kept=True, bran
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     share = [100 * (i % 50 == 7) for i in range(len(PIECES) - 1)] + [100] if budget else [100] * len(PIECES)
-    share[103] = 25
+    share[103] = 25 if budget else 100
     stats = {"prompt_tokens": len(PIECES), "read_tokens": len(PIECES), "kept_tokens": budget or len(PIECES)}
     stats |= {"cache_bytes": 1024 * (budget or 200)}
     rows = [
         {"index": i, "fingerprint": "f", "error": None, "prediction": f"{method} says 4711 {NASTY}"}
-        | {"references": ["4711", ""], "branches": branches, "score_official": float(score), "score_paper": 0.0}
+        | {"references": ["4711", "", "711"], "branches": branches, "score_official": float(score), "score_paper": 0.0}
         | {"new_tokens": 5, "stats": stats, "seconds": {"draft": 0.1, "prefill": 0.2, "decode": 0.3}}
         for i, score in enumerate(scores)
     ]
@@ -62,8 +62,8 @@ def results(tmp_path, monkeypatch):
         write_run("full", task, budget=None, scores=(100, 100, 100))
         write_run("speckv", task, 64, branches=4)
         write_run("snapkv", task, 64, scores=(0, 0, 0), kept=False)
+        write_run("minference", task, None, scores=(100, 50, 50), simulated=True)
     write_run("speckv", "vt", 128, scores=(100, 100, 50))
-    write_run("minference", "vt", None, scores=(100, 50, 50), simulated=True)
     (write_run("h2o") / "metrics.json").unlink()
 
 
@@ -97,12 +97,12 @@ def test_the_page_holds_what_the_folders_hold(results, capsys):
     assert table["costs"][3]["cache_bytes"] == 64 * 1024
     assert table["costs"][3]["seconds"] == pytest.approx(0.6)
     assert [cost and (cost["shared"], cost["simulated"]) for cost in table["costs"]] == [
-        (False, False), None, (False, False), (True, False), None,
+        (False, False), (False, True), (False, False), (True, False), None,
     ]  # fmt: skip
     assert list(section["runs"]) == ["2048|vt", "2048|cwe"]
     first, second, third = section["runs"]["2048|vt"]["lines"]["3"]
     assert (first["output"], first["score"], third["score"]) == (f"speckv says 4711 {NASTY}", 100, 50)
-    assert data["references"][first["references"]] == ["4711", ""]
+    assert data["references"][first["references"]] == ["4711", "", "711"]
     assert data["prompts"] == [PIECES]  # once
     assert first["kept"] == [[0, 7], [100, 1], [0, 49], [100, 1], [0, 45], [25, 1], [0, 2], [100, 1]]
     assert "kept" not in third
@@ -111,7 +111,7 @@ def test_the_page_holds_what_the_folders_hold(results, capsys):
     assert any("not finished: 3 samples are answered" in text for text in told)
     assert any(text == "no run of cwe" for text in told)
     printed = capsys.readouterr().out
-    assert "out/page.html: 8 runs" in printed
+    assert "out/page.html: 9 runs" in printed
     assert "results/h2o/64/2048/vt: not finished" in printed
 
 
@@ -192,6 +192,7 @@ def test_scores_are_sorted_and_filtered(page):
     assert body(page, "scores")[3][2:5] == ["50.0", "50.0", "50.0 ±33.3"]
     assert body(page, "scores")[4][3:] == [""] * 8
     assert body(page, "scores")[0][-1] == "0.600"
+    assert body(page, "scores")[1][7].endswith("*")  # simulated
     assert body(page, "scores")[3][-1] == "(0.600)"  # a share
     title = page.locator("#scores tbody tr").nth(2).locator("td").nth(2).get_attribute("title")
     assert "speckv 64: -50" in title
@@ -201,17 +202,19 @@ def test_scores_are_sorted_and_filtered(page):
     page.locator("#scores th button", has_text="vt").click()
     assert names(page)[0] == "snapkv 64"
     page.locator("#scores th button", has_text="cwe").click()
-    assert names(page)[-2:] == ["minference all", "speckv 128"]  # blank is last
+    assert names(page)[-1] == "speckv 128"  # blank is last
+    page.locator("#scores th button", has_text="cwe").click()
+    assert names(page)[-1] == "speckv 128"
     page.fill("#filter", "snap SPEC")
     assert sorted(names(page)) == ["snapkv 64", "speckv 128", "speckv 64"]
     page.select_option("#budget", "64")
     assert sorted(names(page)) == ["snapkv 64", "speckv 64"]
     page.click("#all")
     assert sorted(names(page)) == sorted(everything)
-    cell = page.locator("#scores tbody td", has_text="100.0").first
+    cell = page.locator("#scores tbody tr", has_text="full").locator("td").nth(2)
     assert cell.evaluate("node => node.style.background") == ""
     page.check("#shade")
-    assert page.locator("#scores tbody td", has_text="100.0").first.evaluate("node => node.style.background") != ""
+    assert cell.evaluate("node => node.style.background") == "rgb(254, 232, 56)"
 
 
 def test_figures_tell_their_numbers_and_methods_can_be_hidden(page):
@@ -232,21 +235,23 @@ def test_figures_tell_their_numbers_and_methods_can_be_hidden(page):
     assert curves.count() == 2
     page.select_option("#figure", label="score against cache")
     assert page.locator("#charts svg").count() == 2
-    assert page.locator("#charts path").count() == 2  # the best for its cost
+    fronts = page.locator("#charts path")  # the best for its cost: from speckv up to full
+    assert fronts.count() == 2
+    assert re.fullmatch(r"M\S+ \S+ H\S+ V\S+ H\S+", fronts.first.get_attribute("d"))
 
 
 def test_a_sample_shows_outputs_and_what_was_kept(page):
     page.locator("#scores tbody tr", has_text="speckv").first.locator("button").nth(1).click()
     assert page.locator("#run").input_value() == "2048|cwe"
-    assert page.locator("#references").text_content() == "reference: 4711 | "
+    assert page.locator("#references").text_content() == "reference: 4711 |  | 711"
     rows = body(page, "answers")
-    assert [row[0] for row in rows] == ["full", "snapkv", "speckv"]
+    assert [row[0] for row in rows] == ["full", "minference", "snapkv", "speckv"]
     shown = f"speckv says 4711 {NASTY}"
-    assert page.locator("#answers td.text").nth(2).evaluate("node => node.textContent") == shown
-    assert page.locator("#answers td.text").nth(2).locator("mark").all_inner_texts() == ["4711"]
-    assert [row[2] for row in rows] == ["", "–", ""]  # a box to tick, or nothing recorded
-    prompt = page.locator(".prompt")
-    assert prompt.count() == 1
+    assert page.locator("#answers td.text").nth(3).evaluate("node => node.textContent") == shown
+    assert page.locator("#answers td.text").nth(3).locator("mark").all_inner_texts() == ["4711"]
+    assert [row[2] for row in rows] == ["", "", "–", ""]  # a box to tick, or nothing recorded
+    prompt = page.locator(".prompt")  # of those that dropped something
+    assert prompt.locator("h3").all_inner_texts() == ["speckv, budget 64"]
     assert prompt.locator("h3").inner_text() == "speckv, budget 64"
     kept = prompt.locator('span[title^="kept"]')
     assert kept.all_inner_texts() == ["word7 ", "word57 ", "4711", " What?"]
@@ -259,10 +264,11 @@ def test_a_sample_shows_outputs_and_what_was_kept(page):
     assert prompt.locator("div").evaluate("node => node.textContent") == whole
     page.locator("#answers input").first.check()
     assert page.locator(".prompt h3").all_inner_texts() == ["full, budget all", "speckv, budget 64"]
+    assert page.locator(".prompt").first.locator("mark").all_inner_texts() == ["4711"]
     page.click("#next")
     assert page.locator("#sample").input_value() == "1"
     page.click("#next")
-    assert [row[2] for row in body(page, "answers")] == ["–"] * 3  # the third was not recorded
+    assert [row[2] for row in body(page, "answers")] == ["–"] * 4  # the third was not recorded
     assert page.locator(".prompt").count() == 0
     page.click("#next")
     assert page.locator("#sample").input_value() == "0"
