@@ -280,6 +280,8 @@ def canonical(tree: Mapping[str, Any]) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file in one step: a reader, or a crash, sees the old file or the new one. Raises StorageError."""
+    if path.is_dir():
+        raise StorageError(f"{path}: is a folder. Give a file, such as {path / 'NAME'}")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

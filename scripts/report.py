@@ -26,8 +26,6 @@ def main(argv: list[str] | None = None) -> int:
     """The command line. Returns 0, or 2 for bad input."""
     args = _parser().parse_args(argv)
     try:
-        if args.output.is_dir():
-            raise UserError(f"--output: {args.output} is a folder. Give a file, such as {args.output / 'report.html'}")
         results, problems = read_tree(args.results, args.methods)
         if not results:
             raise UserError(f"nothing to show: no run is finished.\n{format_problems(problems)}")

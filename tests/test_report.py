@@ -135,7 +135,7 @@ def test_samples_are_limited(results):
     ("options", "said"),
     [
         (["nowhere"], "nowhere: no runs (config.yaml) below"),
-        (["results", "-o", "."], "--output: . is a folder. Give a file, such as report.html"),
+        (["results", "-o", "."], ".: is a folder. Give a file, such as NAME"),
         (["results/h2o"], "no run is finished"),
         (["results", "--against", "tova"], "--against: no runs of 'tova'"),
         (["results", "--methods", "speckw"], "--methods: no runs of speckw"),
