@@ -453,6 +453,14 @@ def test_points_are_joined_by_budget_where_costs_are_in_another_order(run):
     assert not notes
 
 
+def test_methods_without_a_budget_are_drawn_once(run):
+    for length in (1024, 2048):
+        run("full", "vt", [90] * 9, budget=None, length=length)
+    (section,) = make_sections(read_tree([Path("results")])[0])
+    (panel,) = make_panels(section)[0]["length"]
+    assert [(point.x, point.cell.mean) for point in panel.points] == [(1024, 90), (2048, 90)]
+
+
 def test_there_is_no_latency_without_timings_of_their_own(run, capsys):
     run("speckv", "vt", [90] * 9, branches=2)
     run("snapkv", "vt", [90] * 9, branches=2)
