@@ -40,6 +40,8 @@ class Samples:
     """There are no more."""
     tokenizer: Any
     _ids: dict[int, np.ndarray] = field(default_factory=dict)
+    _last_pieces: tuple[int, list[str]] = (-1, [])
+    """Index and `pieces` of the last sample that was recorded: all its runs ask, one after another."""
 
     def ids(self, sample: Sample) -> np.ndarray:
         """int32 [prompt tokens]: a tenth of the memory of a list."""
@@ -59,6 +61,11 @@ class Samples:
         return {"index": sample.index, "pieces": self._pieces(sample), "share": shares}
 
     def _pieces(self, sample: Sample) -> list[str]:
+        if self._last_pieces[0] != sample.index:
+            self._last_pieces = sample.index, self._cut(sample)
+        return self._last_pieces[1]
+
+    def _cut(self, sample: Sample) -> list[str]:
         if not self.tokenizer.is_fast:  # which knows no offsets: as near as it gets
             return [self.tokenizer.decode([token]) for token in self.ids(sample).tolist()]
         encoded = self.tokenizer(
