@@ -92,7 +92,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def whole(text: str) -> int:
     """argparse type: a whole number."""
-    return 0 if text == "0" else positive(text)
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text}")
+    return int(text)
 
 
 def positive(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -291,7 +293,8 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as exc:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be no folder for it to be in
+            temporary.unlink()
         raise _storage_error(path, exc) from exc
 
 
@@ -301,10 +304,10 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def _storage_error(path: Path, exc: OSError) -> StorageError:
-    return StorageError(
-        f"{path}: cannot be written: {exc.strerror}. What was written before is intact: "
-        "make room (or give --output another disk) and run the same command again to go on"
-    )
+    remedy = "give --output a folder that can be written"
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "make room (or give --output another disk) and run the same command again to go on"
+    return StorageError(f"{path}: cannot be written: {exc.strerror}. What was written before is intact: {remedy}")
 
 
 def _lock(path: Path) -> int:

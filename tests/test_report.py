@@ -136,6 +136,7 @@ def test_samples_are_limited(results):
     [
         (["nowhere"], "nowhere: no runs (config.yaml) below"),
         (["results", "-o", "."], ".: is a folder. Give a file, such as NAME"),
+        (["results", "-o", "results/h2o/64/2048/vt/config.yaml/page.html"], "cannot be written: File exists"),
         (["results/h2o"], "no run is finished"),
         (["results", "--against", "tova"], "--against: no runs of 'tova'"),
         (["results", "--methods", "speckw"], "--methods: no runs of speckw"),
