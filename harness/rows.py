@@ -66,7 +66,7 @@ class Samples:
         return self._last_pieces[1]
 
     def _cut(self, sample: Sample) -> list[str]:
-        if not self.tokenizer.is_fast:  # which knows no offsets: as near as it gets
+        if not getattr(self.tokenizer, "is_fast", False):  # it knows no offsets: as near as it gets
             return [self.tokenizer.decode([token]) for token in self.ids(sample).tolist()]
         encoded = self.tokenizer(
             sample.prompt, add_special_tokens=sample.add_special_tokens, return_offsets_mapping=True

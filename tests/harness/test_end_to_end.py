@@ -27,6 +27,7 @@ from draft_approx_llm.method import Kept
 from harness.config import REPOSITORY, ConfigReader
 from harness.models import Answerer, ModelError, ModelPool, encode
 from harness.results import RunFolder
+from harness.rows import Samples
 
 SEQ_LEN = 512
 METHODS = {
@@ -336,6 +337,27 @@ def test_a_samples_own_stop_ends_the_answer_but_cannot_be_its_first_token(tree):
         barred = answerer.answer([ids], replace(sample, stop_token_ids=(new[0],)))[0]
         assert barred.new_tokens > 1
         assert answerer.answer([ids], sample)[0].new_tokens == 8  # the sample before has left nothing behind
+
+
+def test_a_tokenizer_without_offsets_has_its_tokens_decoded_one_by_one():
+    class Slow:
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": list(text.encode())}
+
+        def decode(self, ids):
+            return chr(ids[0])
+
+    sample = Sample(3, "abc", (), 1, True)
+    record = Samples([sample], True, Slow()).kept_record(sample, Kept(torch.tensor([0, 2])))
+    assert record == {"index": 3, "pieces": ["a", "b", "c"], "share": [100, 0, 100]}
+
+
+def test_a_little_is_not_nothing():
+    sample = Sample(0, "a b c", (), 1, True)
+    tokenizer = types.SimpleNamespace(decode=str)
+    data = Samples([sample], True, tokenizer, {0: torch.arange(3).numpy()})
+    kept = Kept(cache=[torch.tensor([[1]]), *[torch.tensor([[0]])] * 399])
+    assert data.kept_record(sample, kept)["share"] == [100, 1, 100]
 
 
 def test_nothing_is_said_to_be_kept_of_a_prompt_that_was_rewritten(tree, monkeypatch):
