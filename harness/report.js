@@ -30,6 +30,22 @@ function visible(line) {
   return named(line) && (!budget || line.group === budget || line.group === "all");
 }
 
+// Of many methods only the best have a colour. Where few are left, each of them has one.
+function restyle() {
+  const lines = section().lines;
+  for (const line of lines) {
+    line.own ||= { color: line.color, marker: line.marker, dash: line.dash, told: line.told };
+    Object.assign(line, line.own);
+  }
+  const left = lines.filter((line) => line.ranked && named(line));
+  const used = new Set(left.filter((line) => line.told).map((line) => line.color));
+  const grey = new Set(left.filter((line) => !line.told).map((line) => line.label));
+  const free = data.palette.filter((style) => !used.has(style.color));
+  if (grey.size > free.length) return;
+  const given = new Map([...grey].map((label, i) => [label, free[i]]));
+  for (const line of left) if (given.has(line.label)) Object.assign(line, given.get(line.label), { told: true });
+}
+
 function shown() {
   return section().lines.map((line, number) => ({ line, number })).filter(({ line }) => visible(line));
 }
@@ -379,16 +395,18 @@ function drawSamples() {
     const sample = (run().lines[number] || []).find((one) => one.index === state.sample);
     return sample && { line, number, sample, prompt: sample.kept ? promptOf(sample) : null };
   }).filter(Boolean);
-  if (state.open === null) state.open = new Set(rows.filter((row) => row.prompt && row.sample.kept.some(([value]) => !value)).slice(0, 2).map((row) => row.number));
+  const dropping = rows.filter((row) => row.prompt && row.line.ranked && row.sample.kept.some(([value]) => !value));
+  const open = state.open || new Set(dropping.slice(0, 2).map((row) => row.number)); // until some are ticked
   const asked = [...new Set(rows.map((row) => row.sample.references))];
   by("references").replaceChildren(make("b", {}, "reference: "), asked.map((place) => data.references[place].join(" | ")).join(" / "));
   const titles = ["method", "budget", "prompt", "score", "output", "where kept", "new tokens", "prompt tokens", "read", "kept", "cache KiB"];
   const body = rows.map(({ line, number, sample, prompt }) => {
     const tick = make("input", { type: "checkbox", "aria-label": `prompt of ${line.label} ${line.budget}` });
-    tick.checked = state.open.has(number);
+    tick.checked = open.has(number);
     tick.addEventListener("change", () => {
-      if (!state.open.delete(number)) state.open.add(number);
-      drawPrompts(rows);
+      state.open = open;
+      if (!open.delete(number)) open.add(number);
+      drawPrompts(rows, open);
     });
     const numbers = [sample.new_tokens, sample.prompt_tokens, sample.read_tokens, Math.round(sample.kept_tokens), Math.round(sample.cache_bytes / 1024)];
     return make("tr", { class: line.ranked ? null : "control" }, make("td", {}, swatch(line), line.label), make("td", {}, line.budget),
@@ -397,12 +415,12 @@ function drawSamples() {
       make("td", {}, prompt ? strip(prompt) : "–"), ...numbers.map((value) => make("td", {}, String(value))));
   });
   by("answers").replaceChildren(make("thead", {}, make("tr", {}, ...titles.map((title) => make("th", { scope: "col" }, title)))), make("tbody", {}, ...body));
-  drawPrompts(rows);
+  drawPrompts(rows, open);
 }
 
-function drawPrompts(rows) {
-  const open = rows.filter((row) => row.prompt && state.open.has(row.number));
-  by("prompts").replaceChildren(...open.map(({ line, prompt }) =>
+function drawPrompts(rows, open) {
+  const chosen = rows.filter((row) => row.prompt && open.has(row.number));
+  by("prompts").replaceChildren(...chosen.map(({ line, prompt }) =>
     make("div", { class: "prompt" }, make("h3", {}, swatch(line), `${line.label}, budget ${line.budget}`), make("div", {}, ...promptText(prompt)))));
 }
 
@@ -427,6 +445,7 @@ function choose() {
 }
 
 function draw() {
+  restyle();
   drawTable();
   drawFigure();
   drawSamples();

@@ -18,7 +18,7 @@ from statistics import fmean
 from string import Template
 
 from harness.errors import Problem
-from harness.panels import DASHES, OTHERS, Panel, make_panels, make_styles
+from harness.panels import COLOURS, DASHES, MARKERS, OTHERS, Panel, make_panels, make_styles
 from harness.results import RunFolder
 from harness.summary import Result
 from harness.tables import Cell, Line, ScoreTable, Section, make_tables, noise_mark
@@ -75,6 +75,10 @@ def page_data(sections: Sequence[Section], problems: Sequence[Problem], samples:
         )
     data = {
         "sections": described,
+        "palette": [
+            {"color": colour, "marker": marker, "dash": SVG_DASHES[dash]}
+            for colour, marker, dash in zip(COLOURS, MARKERS, DASHES, strict=True)
+        ],
         "prompts": prompts.values(),
         "references": references.values(),
         "problems": [[problem.where, problem.text] for problem in noted],

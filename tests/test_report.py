@@ -162,17 +162,27 @@ def chromium():
 
 
 @pytest.fixture
-def page(chromium, results):
-    """The report, open; at the end nothing was fetched, no dialog was shown, and no script failed."""
-    assert main(["results"]) == 0
+def page(results, look):
+    """The report of `results`, open."""
+    return look()
+
+
+@pytest.fixture
+def look(chromium):
+    """look(): the report, open; at the end nothing was fetched, no dialog was shown, and no script failed."""
     page = chromium.new_page(viewport={"width": 1400, "height": 1000})
     wrong, fetched = [], []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
     page.on("request", lambda request: fetched.append(request.url))
-    page.goto(Path("report.html").resolve().as_uri())
-    yield page
+
+    def look():
+        assert main(["results"]) == 0
+        page.goto(Path("report.html").resolve().as_uri())
+        return page
+
+    yield look
     page.close()
     assert wrong == []
     assert len(fetched) == 1
@@ -239,6 +249,31 @@ def test_figures_tell_their_numbers_and_methods_can_be_hidden(page):
     fronts = page.locator("#charts path")  # the best for its cost: from speckv up to full
     assert fronts.count() == 2
     assert re.fullmatch(r"M\S+ \S+ H\S+ V\S+ H\S+", fronts.first.get_attribute("d"))
+
+
+def test_of_many_methods_those_that_are_left_have_colours(tmp_path, monkeypatch, look):
+    monkeypatch.chdir(tmp_path)
+    for number in range(11):
+        write_run(f"method_{number:02}", scores=(100 - number,) * 3)
+    page = look()
+
+    def colours() -> dict[str, str]:
+        rows = page.locator("#scores tbody tr").all()
+        return {
+            row.locator("td").first.inner_text(): row.locator(".swatch").evaluate("node => node.style.background")
+            for row in rows
+        }
+
+    grey = "rgb(196, 196, 196)"
+    before = colours()
+    assert [name for name, colour in before.items() if colour == grey] == ["method_08", "method_09", "method_10"]
+    page.fill("#filter", "method_00 method_09 method_10")
+    after = colours()
+    assert after["method_00"] == before["method_00"]
+    assert len({*after.values(), grey}) == 4
+    assert page.locator(".prompt h3").all_inner_texts() == ["method_00, budget 64", "method_09, budget 64"]
+    page.click("#all")
+    assert colours() == before
 
 
 def test_a_sample_shows_outputs_and_what_was_kept(page):
