@@ -424,9 +424,9 @@ function drawPrompts(rows, open) {
     make("div", { class: "prompt" }, make("h3", {}, swatch(line), `${line.label}, budget ${line.budget}`), make("div", {}, ...promptText(prompt)))));
 }
 
-function step(by_) {
+function turn(count) {
   const there = indices();
-  state.sample = there[(there.indexOf(state.sample) + by_ + there.length) % there.length];
+  state.sample = there[(there.indexOf(state.sample) + count + there.length) % there.length];
   drawSamples();
 }
 
@@ -467,8 +467,8 @@ listen("shade", "change", drawTable);
 listen("figure", "change", () => { state.figure = Number(by("figure").value); drawFigure(); });
 listen("run", "change", () => { state.run = by("run").value; state.sample = null; drawSamples(); });
 listen("sample", "change", () => { state.sample = Number(by("sample").value); drawSamples(); });
-listen("previous", "click", () => step(-1));
-listen("next", "click", () => step(1));
+listen("previous", "click", () => turn(-1));
+listen("next", "click", () => turn(1));
 by("problems").hidden = !data.problems.length;
 by("problems").querySelector("summary").textContent = `Missing, left out, or to be known: ${data.problems.length}`;
 by("problems").querySelector("ul").replaceChildren(...data.problems.map(([where, text]) => make("li", {}, `${where}: ${text}`)));
