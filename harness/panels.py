@@ -25,6 +25,8 @@ UNRANKED_STYLES = {
     "specpc_oracle": {"color": "black", "linestyle": "-.", "marker": ">"},
 }
 MIB = 2**20
+FRONTS = ("cache", "latency")
+"""Figures of what a score costs: the best score for each cost is drawn, and no bands."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,8 @@ def _latency_panels(section: Section) -> tuple[list[Panel], list[Problem]]:
         points = []
         for line, cell in scored:
             runs = [line.cells[key] for key in section.overall(length)]
-            phases = ("draft_seconds", "prefill_seconds", "decode_seconds")
             if all(run.branches == 1 for run in runs):
-                points.append(Point(line, fmean(sum(run.costs[phase] for phase in phases) for run in runs), cell))
+                points.append(Point(line, fmean(run.seconds for run in runs), cell))
         title = _length_title(length)
         if len(points) < len(scored):
             count = f"{len(scored) - len(points)} of {len(scored)} lines are not in the figure of latency"

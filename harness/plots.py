@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from data import get_benchmark
 from harness.errors import Problem
-from harness.panels import OTHERS, Panel, Point, by_budget, make_panels, make_styles
+from harness.panels import FRONTS, OTHERS, Panel, Point, by_budget, make_panels, make_styles
 from harness.summary import CONTROLS
 from harness.tables import Line, Section, slug
 
@@ -44,10 +44,7 @@ def plot_section(section: Section, output: Path) -> tuple[list[str], list[Proble
     wanted, notes = make_panels(section)
     files = []
     with matplotlib.rc_context(RC):
-        figures = {
-            name: _figure(section, panels, styles, front=name in ("cache", "latency"))
-            for name, panels in wanted.items()
-        }
+        figures = {name: _figure(section, panels, styles, front=name in FRONTS) for name, panels in wanted.items()}
         for length in section.lengths:
             for group, lines in by_budget(section).items():
                 name = "-".join(part for part in ("tasks", length, slug(group)) if part)

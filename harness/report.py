@@ -18,12 +18,11 @@ from statistics import fmean
 from string import Template
 
 from harness.errors import Problem
-from harness.panels import COLOURS, DASHES, MARKERS, OTHERS, Panel, make_panels, make_styles
+from harness.panels import COLOURS, DASHES, FRONTS, MARKERS, OTHERS, Panel, make_panels, make_styles
 from harness.results import RunFolder
-from harness.summary import Result
+from harness.summary import PHASES, Result
 from harness.tables import Cell, Line, ScoreTable, Section, make_tables, noise_mark
 
-PHASES = ("draft", "prefill", "decode")
 SVG_DASHES = dict(zip(DASHES, ("", "6 3", "6 3 1.5 3", "1.5 3", "9 2", "5 2 1.5 2 1.5 2", "12 5", "3 4"), strict=True))
 SVG_DASHES |= {":": "1.5 3"}
 FIGURES = {
@@ -33,8 +32,6 @@ FIGURES = {
     "cache": "score against cache",
     "latency": "score against latency",
 }
-FRONTS = ("cache", "latency")
-"""Figures of what a score costs: the best score for each cost is drawn, and costs of one line are joined."""
 
 
 class Interned:
@@ -153,7 +150,7 @@ def _costs(runs: Sequence[Result | None]) -> dict | None:
         return None
     names = ("kept_fraction", "kept_tokens", "cache_bytes", "peak_cache_bytes", "draft_cache_bytes")
     costs = {name: fmean(run.costs[name] for run in runs) for name in names}
-    costs["seconds"] = fmean(sum(run.costs[f"{phase}_seconds"] for phase in PHASES) for run in runs)
+    costs["seconds"] = fmean(run.seconds for run in runs)
     return costs | {"simulated": any(run.simulated for run in runs), "shared": max(run.branches for run in runs) > 1}
 
 

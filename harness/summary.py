@@ -19,6 +19,7 @@ CAPACITY, RATIO = "max_capacity_prompt", "budget_ratio"
 LAST_STAGE = "speckv_config."
 """Of a cascade: its budget is the last one. The order of keys does not tell: a results folder has them sorted."""
 CONTROLS = ("full", "draft_only")
+PHASES = ("draft", "prefill", "decode")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Result:
     """Index and references of each score's sample: what two runs must share to be paired."""
     folder: Path | None = None
     """Where it was read from."""
+
+    @property
+    def seconds(self) -> float:
+        """Of a sample: draft, prefill and decode."""
+        return sum(self.costs[f"{phase}_seconds"] for phase in PHASES)
 
 
 @dataclass(frozen=True)
