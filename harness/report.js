@@ -317,13 +317,13 @@ function marked(text, references) {
   return [...nodes, text.slice(end)];
 }
 
-function shares(sample) {
-  return sample.kept.flatMap(([value, count]) => Array(count).fill(value));
-}
-
-function promptOf(sample) {
-  const pieces = data.prompts[sample.prompt], text = pieces.join("");
-  const found = places(text, data.references[sample.references]);
+// Which tokens of a prompt are of a reference: the same for every method, so found once
+const askedOf = new Map();
+function asks(sample) {
+  const key = `${sample.prompt} ${sample.references}`;
+  if (askedOf.has(key)) return askedOf.get(key);
+  const pieces = data.prompts[sample.prompt];
+  const found = places(pieces.join(""), data.references[sample.references]);
   let at = 0, next = 0;
   const asked = pieces.map((piece) => {
     while (next < found.length && found[next][1] <= at) next++;
@@ -331,7 +331,13 @@ function promptOf(sample) {
     at += piece.length;
     return inside;
   });
-  return { pieces, asked, share: shares(sample) };
+  askedOf.set(key, asked);
+  return asked;
+}
+
+function promptOf(sample) {
+  const share = sample.kept.flatMap(([value, count]) => Array(count).fill(value));
+  return { pieces: data.prompts[sample.prompt], asked: asks(sample), share };
 }
 
 const BINS = 120;
